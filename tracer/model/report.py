@@ -1,0 +1,160 @@
+"""What one tracing session found: the data that every output form shows.
+
+All sizes are in bytes, all times in seconds, unless a name says otherwise. The names follow the JSON contract
+``memtrace/1``, which ``tracer.report.json`` writes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from tracer.model.vma import RssCounters, Vma
+
+VerdictKind = Literal["leak", "plateau", "retention", "file-cache", "stacks", "not-growing", "unknown"]
+StackKind = Literal["malloc", "mmap", "fault", "brk"]
+Trend = Literal["growing", "levelled-off", "steady", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer in one sentence, and its kind; ``evidence`` lists what it rests on, a line each."""
+
+    kind: VerdictKind
+    text: str
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClassGrowth:
+    """Resident memory of one class of VMAs at the start and the end of the window."""
+
+    name: str
+    rss_start: int
+    rss_end: int
+    size_growth: int
+
+    @property
+    def growth(self) -> int:
+        """Change of the resident bytes."""
+        return self.rss_end - self.rss_start
+
+
+@dataclass(frozen=True, slots=True)
+class VmaGrowth:
+    """One VMA at the end of the window (or, with ``gone``, at its start) and its growth."""
+
+    vma: Vma
+    vma_class: str
+    rss: int
+    growth: int
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of a stack. ``function`` is None where no symbol covers the address.
+
+    ``module`` is the mapped file's path as text, ``offset`` the address within that file's image (what
+    ``addr2line -e MODULE OFFSET`` takes), ``function_offset`` the distance from the function's start.
+    """
+
+    function: str | None
+    module: str | None
+    offset: int
+    function_offset: int = 0
+    build_id: str | None = None
+    file: str | None = None
+    line: int | None = None
+    inlined: bool = False
+    language: str = "native"
+
+
+@dataclass(frozen=True, slots=True)
+class StackGrowth:
+    """A call stack and the memory for which it stands; ``frames[0]`` is the innermost.
+
+    ``malloc`` stacks: blocks allocated in the window and still live. ``mmap`` and ``brk`` stacks: memory mapped
+    directly in the window and still mapped (``bytes`` counts what of it is resident). ``fault`` stacks: memory made
+    resident by page faults where neither an allocator nor a mapping made in the window stands between.
+    ``rate`` is bytes per second over the window, ``oldest`` the age of the oldest live block.
+    """
+
+    id: str
+    kind: StackKind
+    bytes: int
+    count: int
+    allocated_bytes: int
+    freed_bytes: int
+    allocated_count: int
+    freed_count: int
+    rate: float
+    oldest: float
+    vma_class: str
+    complete: bool
+    frames: tuple[Frame, ...]
+    trend: Trend = "unknown"
+    bytes_error: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """So many bytes of RSS growth in this class have this cause (and this stack, where one is the cause)."""
+
+    vma_class: str
+    cause: str
+    stack: str | None
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Mean distance of samples in bytes; 1 and exact: every allocation was seen."""
+
+    interval: int = 1
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What memtrace cost: share of the target's CPU time (None: not measured), own CPU seconds, own RSS."""
+
+    target_share: float | None
+    self_cpu: float
+    self_rss: int
+    probe_hits: int = 0
+    map_memory: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All that a session found. ``ledger`` sums to ``rss_end.rss - rss_start.rss``."""
+
+    pid: int
+    command: str
+    verdict: Verdict
+    started: datetime
+    seconds: float
+    ended: str
+    rss_start: RssCounters
+    rss_end: RssCounters
+    classes: tuple[ClassGrowth, ...]
+    vmas: tuple[VmaGrowth, ...]
+    stacks: tuple[StackGrowth, ...]
+    ledger: tuple[LedgerRow, ...]
+    probed: tuple[str, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    overhead: Overhead
+    losses: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def growth(self) -> int:
+        """Change of RSS over the window."""
+        return self.rss_end.rss - self.rss_start.rss
+
+    @property
+    def unexplained(self) -> int:
+        """The part of the growth for which no cause is known."""
+        return sum(row.bytes for row in self.ledger if row.cause == "unexplained")
