@@ -1,0 +1,401 @@
+"""The report for people: the verdict first, then what grew, who grew it, and whether the books close.
+
+Every size is written with its unit, numbers are never cut or wrapped, and only names and paths give way on a narrow
+terminal. Text is laid out here and not by rich's tables, which cut digits and cannot shorten a path at its left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from tracer.model.report import ClassGrowth, Frame, LedgerRow, Overhead, Report, StackGrowth, VmaGrowth
+from tracer.report.safe import Column, Page, cells
+from tracer.units import human_bytes, human_count, human_rate, human_seconds, percent, plural
+
+_PIPE_WIDTH = 80
+# Below this width the table of VMAs has room for one name only.
+_ROOM_FOR_CLASS = 72
+_VERDICT_STYLE = {"leak": "bold red", "not-growing": "bold green", "unknown": "bold"}
+_TREND_STYLE = {"growing": "red", "levelled-off": "green"}
+_CAUSES = {
+    "live": "live allocations",
+    "kept-by-allocator": "kept by the allocator",
+    "mapped": "mapped directly",
+    "faulted": "faulted in",
+    "before-attach": "from before the attach",
+    "memtrace": "memtrace itself",
+    "reused": "in memory already resident",
+    "released": "given back or unmapped",
+    "unexplained": "unexplained",
+}
+# How each kind of stack came by its memory: heading, what is counted, what undoes it.
+_KINDS = {
+    "malloc": ("malloc", "block", "freed"),
+    "mmap": ("mmap", "mapping", "unmapped"),
+    "brk": ("brk", "call", "given back"),
+    "fault": ("page faults", "fault", "dropped"),
+}
+# The counters of bpf/memtrace.h in words.
+_LOSSES = {
+    "live_full": "blocks not tracked: the table of live blocks was full",
+    "totals_full": "allocations whose stack had no place in the table of totals",
+    "stacks_full": "stacks whose frames had no place in the table of stacks",
+    "threads_full": "calls missed: the table of threads was full",
+    "events_lost": "VMA events lost: the ring buffer was full",
+    "rss_full": "RSS changes counted without their address: the table was full",
+    "calls_abandoned": "allocation calls that never returned (exception, longjmp, end of a thread)",
+    "frees_missed": "blocks reused by the allocator without a free that memtrace saw",
+    "read_failed": "reads of the target's memory that failed",
+    "stacks_empty": "stacks of which not one frame could be read",
+    "rss_unseeded": "RSS changes of unknown size (first of their kind after an exec)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TextReport:
+    """A report as text.
+
+    At most ``top`` stacks and VMAs are shown, and of each stack at most ``max_frames`` frames. Stacks and VMAs with
+    less than ``min_share`` of what all of them hold are noise. Whatever is left out is summed up in a line.
+    """
+
+    report: Report
+    top: int = 10
+    max_frames: int = 12
+    min_share: float = 0.005
+
+    @classmethod
+    def from_report(
+        cls, report: Report, *, top: int = 10, max_frames: int = 12, min_share: float = 0.005
+    ) -> TextReport:
+        """Prepare a report for rendering."""
+        return cls(report, top, max_frames, min_share)
+
+    def render(self, file: TextIO, *, width: int | None = None, colour: bool = False) -> None:
+        """Write the report; without ``width`` as wide as the terminal, or 80 columns into a pipe or a file."""
+        console = Console(
+            file=file,
+            width=width or (None if file.isatty() else _PIPE_WIDTH),
+            force_terminal=colour,
+            color_system="auto" if colour else None,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+        page = Page(console.width, ascii_only=not console.encoding.startswith("utf"))
+        for line in self.lines(page):
+            console.print(line, soft_wrap=True)
+
+    def lines(self, page: Page) -> Iterator[Text]:
+        """The report line by line; an empty line separates its sections."""
+        yield from _heading(self.report, page)
+        for section in (
+            _classes(self.report, page),
+            self._vmas(page),
+            self._stacks(page),
+            _footer(self.report, page),
+        ):
+            yield Text()
+            yield from section
+
+    def _vmas(self, page: Page) -> Iterator[Text]:
+        """The VMAs that grew most; the others are summed up in a line."""
+        grown = sorted((row for row in self.report.vmas if row.growth > 0), key=lambda row: -row.growth)
+        count = self._worth_showing([row.growth for row in grown])
+        if grown:
+            yield from _table(_vma_lines(grown[:count], page))
+        rest = [] if grown else ["no VMA grew"]
+        if grown[count:]:
+            rest.append(f"{len(grown) - count} more grew by {human_bytes(sum(row.growth for row in grown[count:]))}")
+        shrunk = [-row.growth for row in self.report.vmas if row.growth < 0]
+        if shrunk:
+            rest.append(f"{len(shrunk)} shrank by {human_bytes(sum(shrunk))}")
+        yield from _prose(page, "; ".join(rest), style="dim")
+
+    def _stacks(self, page: Page) -> Iterator[Text]:
+        """The stacks that hold most; the others are summed up in a line."""
+        held = sorted((stack for stack in self.report.stacks if stack.bytes > 0), key=lambda stack: -stack.bytes)
+        if not held:
+            yield from _no_stacks(self.report, page)
+            return
+        yield Text("Top stacks: memory acquired while traced and still held", style="bold")
+        count = self._worth_showing([stack.bytes for stack in held])
+        for stack, header in zip(held[:count], _headers(self.report, held[:count], page), strict=True):
+            yield Text()
+            yield header
+            yield from _prose(page, page.clean(_details(stack)), first="      ")
+            yield from _frames(stack, page, self.max_frames)
+        if held[count:]:
+            yield Text()
+            rest = human_bytes(sum(stack.bytes for stack in held[count:]))
+            yield from _prose(page, f"... {plural(len(held) - count, 'more stack')} holding {rest}", style="dim")
+
+    def _worth_showing(self, sizes: list[int]) -> int:
+        """How many of the sizes, sorted downwards, to show: the first in any case."""
+        least = self.min_share * sum(sizes)
+        return sum(i == 0 or size >= least for i, size in enumerate(sizes[: self.top]))
+
+
+def loss_in_words(name: str) -> str:
+    """What a counter of losses counts; a name without words of its own is shown as it is."""
+    return _LOSSES.get(name, name.replace("_", " "))
+
+
+def _heading(report: Report, page: Page) -> Iterator[Text]:
+    verdict, style = report.verdict, _VERDICT_STYLE.get(report.verdict.kind, "bold yellow")
+    yield from _prose(page, page.clean(verdict.text), style=style)
+    for line in verdict.evidence:
+        yield from _prose(page, page.clean(line), first="  - ")
+    yield from _prose(page, page.clean(_window(report)))
+    started = f"{report.started:%Y-%m-%d}  process {report.pid}  "
+    yield Text(page.shorten(started + page.clean(report.command), page.width))
+
+
+def _window(report: Report) -> str:
+    seconds = f"{report.seconds:.1f} s" if report.seconds < 60 else human_seconds(report.seconds)
+    return f"traced {seconds} from {report.started:%H:%M:%S}; {_precision(report)}; ended: {report.ended}"
+
+
+def _precision(report: Report) -> str:
+    if not report.sampling.exact:
+        return f"sampled (one in {human_bytes(report.sampling.interval)}: figures of stacks are estimates)"
+    if not report.probed:
+        return "no allocator probed"
+    return "exact but for the losses below" if any(report.losses.values()) else "exact (every allocation seen)"
+
+
+def _prose(page: Page, text: str, *, first: str = "", style: str = "") -> Iterator[Text]:
+    for line in page.wrap(text, first):
+        yield Text(line, style=style)
+
+
+def _classes(report: Report, page: Page) -> Iterator[Text]:
+    """Growth of each class and, indented beneath it, the causes that add up to it."""
+    rows = [_growth_row("total (RSS)", report.rss_start.rss, report.rss_end.rss)]
+    if report.rss_start.swap or report.rss_end.swap:
+        rows.append(_growth_row("swap (no part of RSS)", report.rss_start.swap, report.rss_end.swap))
+    styles = ["bold"] * len(rows)
+    quiet: list[int] = []
+    for row in sorted(_all_classes(report), key=lambda row: -abs(row.growth)):
+        causes = _causes_of(row.name, row.growth, report.ledger)
+        if not causes:
+            quiet.append(row.rss_end)
+            continue
+        rows.append(_growth_row(page.clean(row.name), row.rss_start, row.rss_end))
+        rows += [("  " + page.clean(cause), "", "", _plus(size)) for cause, size in causes]
+        styles += ["", *("dim" for _ in causes)]
+    columns = (
+        Column("Growth by class", keep="start"),
+        Column("start", right=True),
+        Column("end", right=True),
+        Column("growth", right=True),
+    )
+    yield from _table(page.align(columns, rows), styles)
+    if quiet:
+        unchanged = f"{plural(len(quiet), 'class', 'es')} did not change ({human_bytes(sum(quiet))})"
+        yield from _prose(page, unchanged, style="dim")
+
+
+def _all_classes(report: Report) -> list[ClassGrowth]:
+    """The classes, and any that only the ledger names: no row of it may go missing."""
+    sums: dict[str, int] = {}
+    for row in report.ledger:
+        sums[row.vma_class] = sums.get(row.vma_class, 0) + row.bytes
+    for known in report.classes:
+        sums.pop(known.name, None)
+    return [*report.classes, *(ClassGrowth(name, 0, size, 0) for name, size in sums.items())]
+
+
+def _growth_row(name: str, start: int, end: int) -> tuple[str, str, str, str]:
+    return name, human_bytes(start), human_bytes(end), _plus(end - start)
+
+
+def _causes_of(name: str, growth: int, ledger: Iterable[LedgerRow]) -> list[tuple[str, int]]:
+    """The causes of a class's growth, largest first, what is unexplained last; together they are ``growth``."""
+    sums: dict[str, int] = {}
+    for row in ledger:
+        if row.vma_class == name:
+            sums[row.cause] = sums.get(row.cause, 0) + row.bytes
+    causes = [(_CAUSES.get(cause, cause.replace("-", " ")), size) for cause, size in sums.items() if size]
+    causes.sort(key=lambda item: (item[0] == _CAUSES["unexplained"], -abs(item[1])))
+    missing = growth - sum(sums.values())
+    # The books of a class must close on paper too: what the ledger does not hold is shown, not hidden.
+    return [*causes, ("not in the ledger", missing)] if missing else causes
+
+
+def _vma_lines(vmas: list[VmaGrowth], page: Page) -> list[str]:
+    columns = [
+        Column("Growing VMAs"),
+        Column("class", keep="start"),
+        Column("rss", right=True),
+        Column("growth", right=True),
+        Column("path", keep="end", least=14 if page.width >= _ROOM_FOR_CLASS else 6),
+    ]
+    rows = [
+        [
+            f"{row.vma.start:x}-{row.vma.end:x}",
+            page.clean(row.vma_class),
+            human_bytes(row.rss),
+            _plus(row.growth),
+            page.clean(row.vma.path.decode("utf-8", "surrogateescape")),
+        ]
+        for row in vmas
+    ]
+    if page.width < _ROOM_FOR_CLASS:
+        # The path says more; memory without one is named by its class.
+        del columns[1]
+        rows = [[span, rss, growth, path or name] for span, name, rss, growth, path in rows]
+    return page.align(columns, rows)
+
+
+def _headers(report: Report, stacks: list[StackGrowth], page: Page) -> Iterator[Text]:
+    """The line that is read first: rank, bytes, share, rate and trend, in columns over all stacks."""
+    basis, shares = _shares(report, stacks)
+    rows = [
+        (
+            f"#{rank}",
+            human_bytes(stack.bytes),
+            f"{share} of {basis}",
+            human_rate(stack.rate),
+            "" if stack.trend == "unknown" else stack.trend.replace("-", " "),
+        )
+        for rank, (stack, share) in enumerate(zip(stacks, shares, strict=True), 1)
+    ]
+    columns = (*(Column("", right=True) for _ in range(4)), Column(""))
+    for stack, line in zip(stacks, page.align(columns, rows)[1:], strict=True):
+        header = Text(" " + line, style="bold")
+        if stack.trend in _TREND_STYLE:
+            header.stylize(_TREND_STYLE[stack.trend], len(header) - len(stack.trend))
+        yield header
+
+
+def _shares(report: Report, stacks: list[StackGrowth]) -> tuple[str, list[str]]:
+    """Each stack's share, and of what: of RSS growth by the ledger, or, where that misleads, of all live bytes.
+
+    It misleads where RSS did not grow or grew by less than one stack holds: live blocks may lie in memory that was
+    resident before, or may never have been touched.
+    """
+    of_growth: dict[str, int] = {}
+    for row in report.ledger:
+        if row.stack is not None:
+            of_growth[row.stack] = of_growth.get(row.stack, 0) + row.bytes
+    if 0 < max(of_growth.values(), default=0) <= report.growth:
+        return "growth", [percent(of_growth.get(stack.id, 0), report.growth) for stack in stacks]
+    held = sum(stack.bytes for stack in report.stacks)
+    return "live bytes", [percent(stack.bytes, held) for stack in stacks]
+
+
+def _details(stack: StackGrowth) -> str:
+    what, unit, undone = _KINDS[stack.kind]
+    parts = [f"{what} in {stack.vma_class}: {plural(stack.count, unit)}"]
+    if stack.bytes_error:
+        parts.append(f"give or take {human_bytes(stack.bytes_error)}")
+    if stack.oldest > 0:
+        parts.append(f"oldest {human_seconds(stack.oldest)}")
+    if stack.allocated_count:
+        parts.append(f"{undone} {human_count(stack.freed_count)} of {human_count(stack.allocated_count)}")
+    return ", ".join(parts)
+
+
+def _frames(stack: StackGrowth, page: Page, limit: int) -> Iterator[Text]:
+    """Frames, innermost first; recursion is one line, and one frame too many is shown rather than counted."""
+    labels = [(name, place, len(list(run))) for (name, place), run in groupby(map(_label, stack.frames))]
+    shown = labels if len(labels) <= limit + 1 else labels[:limit]
+    for name, place, times in shown:
+        yield _frame_line(name + (f" [{times} times]" if times > 1 else ""), place, page)
+    hidden = sum(times for _, _, times in labels[len(shown) :])
+    if hidden:
+        yield Text(f"        ... {hidden} more", style="dim")
+    if not stack.complete:
+        yield Text("        (stack ends early)", style="yellow")
+
+
+def _frame_line(name: str, place: str, page: Page) -> Text:
+    room = page.width - 8
+    where = page.shorten(page.clean(place), max(room // 2, room - 2 - cells(page.clean(name))), "end")
+    # The ends of a C++ name tell most: its namespace and its method.
+    what = page.shorten(page.clean(name), room - (2 + cells(where) if where else 0), "both")
+    return Text.assemble("        ", what, ("  " + where, "dim") if where else "")
+
+
+def _label(frame: Frame) -> tuple[str, str]:
+    """Name and place of a frame; without a symbol ``module+0xoffset``, which addr2line takes."""
+    module = (frame.module or "").rpartition("/")[2]
+    if frame.function is None:
+        return (f"{module}+{frame.offset:#x}", "") if module else (f"{frame.offset:#x}", "(no module)")
+    inlined = " [inlined]" if frame.inlined else ""
+    if frame.file:
+        path = "/".join(frame.file.split("/")[-2:])
+        return frame.function + inlined, path if frame.line is None else f"{path}:{frame.line}"
+    offset = "" if frame.inlined or not frame.function_offset else f"+{frame.function_offset:#x}"
+    return frame.function + offset + inlined, f"({module})" if module else ""
+
+
+def _no_stacks(report: Report, page: Page) -> Iterator[Text]:
+    """Why there is nothing to show: an empty table would be taken for good news."""
+    yield Text("No call stack holds memory that was acquired while traced:", style="bold")
+    if report.notes:
+        for note in report.notes:
+            yield from _prose(page, page.clean(note), first="  - ")
+    elif not report.probed:
+        yield from _prose(page, "no allocator was probed, and no mapping or page fault was seen", first="  - ")
+    elif not report.overhead.probe_hits:
+        yield from _prose(page, "none of the probed functions was called", first="  - ")
+    else:
+        seen = f"{plural(report.overhead.probe_hits, 'probe hit')}, yet nothing that was allocated is still held"
+        yield from _prose(page, seen, first="  - ")
+
+
+def _footer(report: Report, page: Page) -> Iterator[Text]:
+    """Do the books close, what was lost, what was probed, and what it cost."""
+    yield from _entry(page, "ledger", _balance(report))
+    losses = [f"{human_count(n)} {loss_in_words(name)}" for name, n in report.losses.items() if n]
+    for loss in losses or ["nothing was lost"]:
+        yield from _entry(page, "losses", loss, "yellow" if losses else "")
+    yield from _entry(page, "probed", ", ".join(report.probed) or "no allocator")
+    # Without stacks the notes stand where the stacks would be.
+    for note in report.notes if any(stack.bytes > 0 for stack in report.stacks) else ():
+        yield from _entry(page, "note", note)
+    yield from _entry(page, "memtrace", _cost(report.overhead))
+
+
+def _entry(page: Page, label: str, text: str, style: str = "") -> Iterator[Text]:
+    yield from _prose(page, page.clean(text), first=f"{label:<10}", style=style)
+
+
+def _balance(report: Report) -> str:
+    total = sum(row.bytes for row in report.ledger)
+    share = f" ({percent(report.unexplained, report.growth)})" if report.unexplained and report.growth else ""
+    unexplained = f"unexplained {human_bytes(report.unexplained)}{share}"
+    if total == report.growth:
+        return f"sum of the causes {_plus(total)} = growth of RSS; {unexplained}"
+    return (
+        f"DOES NOT CLOSE: sum of the causes {_plus(total)}, growth of RSS {_plus(report.growth)}, "
+        f"difference {_plus(report.growth - total)}; {unexplained}"
+    )
+
+
+def _cost(overhead: Overhead) -> str:
+    target = "not measured" if overhead.target_share is None else f"{percent(overhead.target_share)} of its CPU time"
+    kernel = f", {human_bytes(overhead.map_memory)} of BPF maps" if overhead.map_memory else ""
+    return (
+        f"{human_seconds(overhead.self_cpu)} CPU, {human_bytes(overhead.self_rss)} RSS{kernel}; "
+        f"{plural(overhead.probe_hits, 'probe hit')}; cost to the target: {target}"
+    )
+
+
+def _table(lines: list[str], styles: Iterable[str] = ()) -> Iterator[Text]:
+    """Aligned lines with their styles; the first is the heading."""
+    row_styles = [*styles]
+    for i, line in enumerate(lines):
+        yield Text(line, style="bold" if i == 0 else row_styles[i - 1] if i <= len(row_styles) else "")
+
+
+def _plus(n: int) -> str:
+    return human_bytes(n, signed=True)
