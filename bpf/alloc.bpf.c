@@ -1,0 +1,236 @@
+/* alloc.bpf.c: probes on the malloc family: the set of live blocks and the totals of each stack.
+ *
+ * A call counts once, however the allocator implements it: while one is in flight in a thread, calls from deeper
+ * frames belong to it. Which call a return belongs to follows from the stack pointer, so that a call that never
+ * returns (longjmp, exception, thread end) cannot shift the count for ever.
+ */
+
+/* (address, process, program) -> block. Full: COUNT_LIVE_FULL, and the stack's totals say how much. */
+BPF_F_TABLE("hash", struct live_key, struct live_value, live, MAX_LIVE, BPF_F_NO_PREALLOC);
+/* (stack, program) -> totals, only ever added to. Full: COUNT_TOTALS_FULL. */
+BPF_F_TABLE("hash", struct totals_key, struct totals, totals, MAX_STACKS, BPF_F_NO_PREALLOC);
+
+/* No allocator's own frames reach further: a call from deeper down than this is not nested in the pending one. */
+#define NESTED_SPAN (256 * 1024)
+#define RETURNED 8 /* what `ret` pops: a return probe sees the stack pointer above the return address */
+
+static inline struct totals *totals_of(u64 stack, u64 epoch)
+{
+	struct totals_key key = {.stack = stack, .epoch = epoch};
+	struct totals *sum = totals.lookup(&key);
+	if (sum)
+		return sum;
+	struct totals zero = {};
+	totals.insert(&key, &zero);
+	sum = totals.lookup(&key);
+	if (!sum)
+		count(COUNT_TOTALS_FULL);
+	return sum;
+}
+
+static inline void add_freed(struct live_value *block, u64 epoch, s64 sign)
+{
+	struct totals *sum = totals_of(block->stack, epoch);
+	if (sum) {
+		__sync_fetch_and_add(&sum->frees, sign);
+		__sync_fetch_and_add(&sum->freed_bytes, sign * (s64)block->size);
+	}
+}
+
+static inline struct live_key key_of(u64 address, struct control *c)
+{
+	struct live_key key = {.address = address, .tgid = TARGET_TGID, .epoch = c->epoch};
+	return key;
+}
+
+/* A block leaves the live set; its record goes to *old. Returns 0 where it was not known. */
+static inline int take_block(struct control *c, u64 address, struct live_value *old)
+{
+	struct live_key key = key_of(address, c);
+	struct live_value *block = live.lookup(&key);
+	if (!block)
+		return 0;
+	*old = *block;
+	if (live.delete(&key))
+		return 0; /* another thread freed it first: the target's own double free */
+	add_freed(old, c->epoch, 1);
+	return 1;
+}
+
+static inline void put_block(struct control *c, u64 address, struct live_value *block)
+{
+	struct live_key key = key_of(address, c);
+	struct live_value *stale = live.lookup(&key);
+	if (stale) {
+		struct live_value missed = *stale;
+		add_freed(&missed, c->epoch, 1);
+		count(COUNT_FREES_MISSED);
+	}
+	int failed = live.update(&key, block);
+	struct totals *sum = totals_of(block->stack, c->epoch);
+	if (sum) {
+		if (failed) {
+			__sync_fetch_and_add(&sum->lost, 1);
+			__sync_fetch_and_add(&sum->lost_bytes, block->size);
+		} else {
+			__sync_fetch_and_add(&sum->allocations, 1);
+			__sync_fetch_and_add(&sum->allocated_bytes, block->size);
+		}
+	}
+	if (failed)
+		count(COUNT_LIVE_FULL);
+}
+
+static inline int call_enters(struct pt_regs *ctx, u32 op, u64 size, u64 pointer)
+{
+	struct control *c = traced();
+	if (!c)
+		return 0;
+	count(COUNT_PROBE_HITS);
+	struct thread_state *t = this_thread();
+	if (!t)
+		return 0;
+	u64 sp = PT_REGS_SP(ctx);
+	u64 caller = 0;
+	if (bpf_probe_read_user(&caller, sizeof(caller), (void *)sp))
+		count(COUNT_READ_FAILED);
+	int tail_call = 0;
+	if (t->call_op != CALL_NONE) {
+		if (sp < t->call_sp && t->call_sp - sp < NESTED_SPAN)
+			return 0;
+		/* Jumped to, not called: the return address is the pending return probe's, which lies outside the code. */
+		tail_call = sp == t->call_sp && !is_code(caller);
+		if (!tail_call)
+			count(COUNT_CALLS_ABANDONED);
+	}
+	t->call_size = size;
+	t->call_pointer = pointer;
+	t->call_op = op;
+	t->call_sp = sp;
+	if (tail_call && t->call_has_old)
+		return 0;
+	t->call_has_old = 0;
+	if (op == CALL_REALLOC && pointer)
+		t->call_has_old = take_block(c, pointer, &t->call_old);
+	if (op == CALL_REALLOC && pointer && !t->call_has_old)
+		count(COUNT_FREES_UNKNOWN);
+	if (tail_call)
+		return 0;
+	t->call_return = caller;
+	return stack_at_entry(ctx, t, caller);
+}
+
+static inline int call_returns(struct pt_regs *ctx, u64 popped)
+{
+	struct control *c = traced();
+	if (!c)
+		return 0;
+	struct thread_state *t = find_thread();
+	if (!t || t->call_op == CALL_NONE)
+		return 0;
+	u64 sp = PT_REGS_SP(ctx) - popped;
+	if (sp != t->call_sp) {
+		if (sp > t->call_sp) {
+			count(COUNT_CALLS_ABANDONED);
+			t->call_op = CALL_NONE;
+		}
+		return 0;
+	}
+	u32 op = t->call_op;
+	t->call_op = CALL_NONE;
+	u64 address = PT_REGS_RC(ctx);
+	if (op == CALL_POSIX_MEMALIGN) {
+		u64 failed = address & 0xffffffff; /* the result is an int */
+		address = 0;
+		if (!failed && bpf_probe_read_user(&address, sizeof(address), (void *)t->call_pointer))
+			count(COUNT_READ_FAILED);
+	}
+	if (!address) {
+		count(COUNT_FAILED_CALLS);
+		/* A failed realloc keeps the old block; realloc to size 0 frees it (glibc, jemalloc). */
+		if (op == CALL_REALLOC && t->call_has_old && t->call_size) {
+			struct live_value old = t->call_old;
+			struct live_key key = key_of(t->call_pointer, c);
+			add_freed(&old, c->epoch, -1);
+			if (live.update(&key, &old))
+				count(COUNT_LIVE_FULL);
+		}
+		return 0;
+	}
+	struct live_value block = {
+	    .size = t->call_size, .stack = t->call_stack, .time_ns = bpf_ktime_get_ns()};
+	put_block(c, address, &block);
+	count(COUNT_ALLOCATIONS);
+	return 0;
+}
+
+/* Probes. Named after the shape of the arguments: tracer/heap/allocators.py says which function has which. */
+
+int enter_malloc(struct pt_regs *ctx)
+{
+	return call_enters(ctx, CALL_PLAIN, PT_REGS_PARM1(ctx), 0);
+}
+
+int enter_calloc(struct pt_regs *ctx)
+{
+	return call_enters(ctx, CALL_PLAIN, PT_REGS_PARM1(ctx) * PT_REGS_PARM2(ctx), 0);
+}
+
+int enter_realloc(struct pt_regs *ctx)
+{
+	return call_enters(ctx, CALL_REALLOC, PT_REGS_PARM2(ctx), PT_REGS_PARM1(ctx));
+}
+
+int enter_reallocarray(struct pt_regs *ctx)
+{
+	return call_enters(ctx, CALL_REALLOC, PT_REGS_PARM2(ctx) * PT_REGS_PARM3(ctx), PT_REGS_PARM1(ctx));
+}
+
+int enter_memalign(struct pt_regs *ctx)
+{
+	return call_enters(ctx, CALL_PLAIN, PT_REGS_PARM2(ctx), 0);
+}
+
+int enter_posix_memalign(struct pt_regs *ctx)
+{
+	return call_enters(ctx, CALL_POSIX_MEMALIGN, PT_REGS_PARM3(ctx), PT_REGS_PARM1(ctx));
+}
+
+/* Return probe of the functions that cannot throw. */
+int return_probe(struct pt_regs *ctx)
+{
+	return call_returns(ctx, RETURNED);
+}
+
+/* Plain probe on a `ret` instruction of a function that may throw. */
+int at_return_instruction(struct pt_regs *ctx)
+{
+	return call_returns(ctx, 0);
+}
+
+int enter_free(struct pt_regs *ctx)
+{
+	u64 address = PT_REGS_PARM1(ctx);
+	if (!address)
+		return 0;
+	struct control *c = traced();
+	if (!c)
+		return 0;
+	count(COUNT_PROBE_HITS);
+	struct thread_state *t = find_thread();
+	u64 sp = PT_REGS_SP(ctx);
+	if (t && t->call_op != CALL_NONE && sp < t->call_sp && t->call_sp - sp < NESTED_SPAN)
+		return 0;
+	struct live_value old;
+	if (take_block(c, address, &old))
+		count(COUNT_FREES);
+	else
+		count(COUNT_FREES_UNKNOWN);
+	return 0;
+}
+
+/* Never attached: whether it loads as a session program tells what the kernel's uprobe links can do. */
+int feature_session(struct pt_regs *ctx)
+{
+	return 0;
+}

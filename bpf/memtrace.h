@@ -1,0 +1,133 @@
+/* memtrace.h: what the BPF programs and the Python consumer share: limits, counters, map values and events.
+ *
+ * tracer/probes/layout.py states the same layouts for Python; tests/unit/test_layout.py compares the two.
+ * Configuration arrives as -D: TARGET_TGID, MAX_LIVE, MAX_STACKS, MAX_THREADS, MAX_RSS_KEYS, EVENT_PAGES.
+ */
+#define MAX_DEPTH 127
+#define STACK_BITMAP_WORDS 1024 /* 65,536 bits, one per 2 MiB of address space, folded */
+#define CODE_GRANULE_SHIFT 21
+
+/* Each failure path has its counter; user space prints those that are not zero. The order is the index. */
+enum counter {
+	COUNT_ALLOCATIONS,         /* successful allocations seen */
+	COUNT_FREES,               /* blocks freed that had been seen when allocated */
+	COUNT_FREES_UNKNOWN,       /* frees of blocks that were allocated before tracing began */
+	COUNT_FAILED_CALLS,        /* allocation calls that returned no memory */
+	COUNT_PROBE_HITS,          /* malloc-family traps taken */
+	COUNT_EVENTS,              /* VMA events sent */
+	COUNT_RSS_EVENTS,          /* changes of the RSS counters seen */
+	COUNT_FORKS,               /* child processes made by the target (they are not traced) */
+	COUNT_THREADS,             /* threads made by the target */
+	COUNT_LIVE_FULL,           /* LOSS: blocks not tracked: the table of live blocks was full */
+	COUNT_TOTALS_FULL,         /* LOSS: allocations whose stack had no place in the table of totals */
+	COUNT_STACKS_FULL,         /* LOSS: stacks whose frames had no place in the table of stacks */
+	COUNT_THREADS_FULL,        /* LOSS: calls missed: the table of threads was full */
+	COUNT_EVENTS_LOST,         /* LOSS: VMA events that found the ring buffer full */
+	COUNT_RSS_FULL,            /* LOSS: RSS changes counted without their address: the table was full */
+	COUNT_CALLS_ABANDONED,     /* LOSS: allocation calls that never returned (longjmp, exception, thread end) */
+	COUNT_FREES_MISSED,        /* LOSS: blocks reused by the allocator without a free that memtrace saw */
+	COUNT_READ_FAILED,         /* LOSS: target memory that could not be read at a probe */
+	COUNT_STACKS_EMPTY,        /* LOSS: stacks of which not one frame could be read */
+	COUNT_RSS_UNSEEDED,        /* LOSS: RSS changes of unknown size (first of their kind after an exec) */
+	COUNTERS
+};
+
+/* What the kernel side is told, and remembers, of the one traced process. Single entry. */
+struct control {
+	u64 enabled;    /* user space: 0 until the start snapshot may be taken */
+	u64 epoch;      /* exec: counts the programs that this process has run; blocks of another epoch are void */
+	u64 brk;        /* end of the brk heap; user space seeds it, brk exits keep it */
+	u64 heap_start; /* start of the brk heap; 0: unknown */
+	u64 mm_id;      /* rss_stat's id of the target's mm; 0: not seen yet */
+};
+
+struct live_key {
+	u64 address;
+	u32 tgid;
+	u32 epoch;
+};
+
+struct live_value {
+	u64 size; /* as requested */
+	u64 stack;
+	u64 time_ns;
+};
+
+struct totals_key {
+	u64 stack;
+	u64 epoch;
+};
+
+struct totals {
+	u64 allocations;
+	u64 allocated_bytes;
+	u64 frees;
+	u64 freed_bytes;
+	u64 lost; /* allocated, but not tracked: whether they were freed is not known */
+	u64 lost_bytes;
+};
+
+enum stack_status {
+	STACK_COMPLETE = 1,
+	STACK_NO_MAPPING = 2,
+	STACK_READ_FAILED = 8,
+	STACK_TRUNCATED = 16,
+	STACK_THROUGH_FRAME_POINTERS = 32,
+};
+
+struct stack_value {
+	u32 depth;
+	u32 status;
+	u64 ips[MAX_DEPTH];
+};
+
+enum event_kind {
+	EVENT_MAP = 1,      /* address, length, prot, flags, offset, fd, stack or in_allocator */
+	EVENT_UNMAP,        /* address, length: at entry, as it releases address space */
+	EVENT_REMAP_ENTER,  /* old_address, old_length, flags */
+	EVENT_REMAP,        /* address (or -errno), length, old_address, old_length, flags, stack or in_allocator */
+	EVENT_BRK_GROW,     /* address (old end), length, stack or in_allocator */
+	EVENT_PROTECT,      /* address, length, prot */
+	EVENT_ADVISE,       /* address, length, flags (the advice) */
+	EVENT_RESYNC,       /* a release failed: the model must be read again */
+	EVENT_EXEC,         /* another program now runs in the process */
+};
+
+struct event {
+	u64 time_ns;
+	u64 address;
+	u64 length;
+	u64 old_address;
+	u64 old_length;
+	u64 offset;
+	u64 stack;
+	u32 kind;
+	u32 tid;
+	u32 prot;
+	u32 flags;
+	s32 fd;
+	u32 in_allocator;
+};
+
+enum rss_cause {
+	RSS_FAULT,         /* a page fault of the target */
+	RSS_MMAP,          /* populated by mmap */
+	RSS_MUNMAP,
+	RSS_MREMAP,
+	RSS_BRK,
+	RSS_MADVISE,
+	RSS_OTHER_CALL,    /* in the target's context, in none of these (mlock, process_vm_writev, truncation, ...) */
+	RSS_OTHER_CONTEXT, /* by another process or the kernel: reclaim, khugepaged, vfork children */
+};
+
+struct rss_key {
+	u64 stack;
+	u64 page;   /* address of the page; 0: not known */
+	u32 member; /* MM_FILEPAGES 0, MM_ANONPAGES 1, MM_SWAPENTS 2, MM_SHMEMPAGES 3 (include/linux/mm_types_task.h) */
+	u32 cause;
+};
+
+struct rss_value {
+	s64 bytes;
+	u64 events;
+};

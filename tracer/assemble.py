@@ -1,0 +1,222 @@
+"""Puts a session's findings together into the report: ledger, stacks, verdict and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from tracer.model.blocks import Blocks
+from tracer.model.history import History
+from tracer.model.ledger import Books, close_books
+from tracer.model.report import Overhead, Report, StackGrowth, StackKind, Trend
+from tracer.model.resident import ResidentPages
+from tracer.model.tracker import Tracker
+from tracer.model.verdict import Findings, judge
+from tracer.model.vma import Snapshot
+from tracer.probes.layout import Totals
+from tracer.stacks import StackBook
+
+_NO_TOTALS = Totals(0, 0, 0, 0, 0, 0)
+# From this share of incomplete stacks on, the report says so at its foot.
+_INCOMPLETE_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All that a session gathered, before it is interpreted."""
+
+    pid: int
+    command: str
+    started: datetime
+    seconds: float
+    ended: str
+    start: Snapshot
+    end: Snapshot
+    start_classes: Mapping[int, str]
+    classes: Mapping[int, str]
+    tracker: Tracker
+    history: History
+    totals: Mapping[int, Totals]
+    blocks: Blocks
+    resident: ResidentPages
+    probed: tuple[str, ...]
+    counters: Mapping[str, int]
+    losses: dict[str, int]
+    notes: list[str]
+    overhead: Overhead
+
+
+def assemble(evidence: Evidence, book: StackBook) -> Report:
+    """Interpret what was gathered; of the target, nothing is read any more."""
+    books = close_books(
+        evidence.start,
+        evidence.end,
+        evidence.classes,
+        evidence.start_classes,
+        evidence.tracker,
+        evidence.blocks,
+        evidence.resident,
+    )
+    stacks = _stacks(evidence, books, book)
+    findings = Findings(
+        rss_start=evidence.start.counters.rss,
+        growth=evidence.end.counters.rss - evidence.start.counters.rss,
+        seconds=evidence.seconds,
+        rss_trend=evidence.history.trend_of_rss(evidence.end.counters.rss),
+        ledger=books.rows,
+        stacks=stacks,
+    )
+    return Report(
+        pid=evidence.pid,
+        command=evidence.command,
+        verdict=judge(findings),
+        started=evidence.started,
+        seconds=evidence.seconds,
+        ended=evidence.ended,
+        rss_start=evidence.start.counters,
+        rss_end=evidence.end.counters,
+        classes=books.classes,
+        vmas=books.vmas,
+        stacks=stacks,
+        ledger=books.rows,
+        probed=evidence.probed,
+        overhead=evidence.overhead,
+        losses=evidence.losses,
+        notes=(*evidence.notes, *_remarks(evidence, stacks)),
+    )
+
+
+def _stacks(evidence: Evidence, books: Books, book: StackBook) -> tuple[StackGrowth, ...]:
+    stacks = [*_malloc_stacks(evidence, book), *_mapped_stacks(evidence, books, book)]
+    stacks += _fault_stacks(evidence, books, book)
+    return tuple(sorted(stacks, key=lambda stack: (-stack.bytes, stack.kind, stack.id)))
+
+
+def _malloc_stacks(evidence: Evidence, book: StackBook) -> list[StackGrowth]:
+    blocks = evidence.blocks
+    everywhere = range(len(blocks))
+    live = blocks.bytes_by_stack(everywhere)
+    counts = blocks.count_by_stack()
+    oldest = blocks.oldest_by_stack()
+    ranges = [
+        (usage.vma.start, usage.vma.end, evidence.classes.get(usage.vma.start, "anonymous"))
+        for usage in evidence.end.usages
+    ]
+    classes = blocks.class_by_stack(ranges)
+    found = []
+    for stack, size in live.items():
+        totals = evidence.totals.get(stack, _NO_TOTALS)
+        freed_share = totals.freed_bytes / totals.allocated_bytes if totals.allocated_bytes else 0.0
+        found.append(
+            _growth(
+                evidence,
+                book,
+                stack,
+                "malloc",
+                size,
+                counts[stack],
+                totals,
+                oldest.get(stack, 0),
+                classes.get(stack, "anonymous"),
+                evidence.history.trend_of_stack(stack, size, freed_share),
+            )
+        )
+    return found
+
+
+def _mapped_stacks(evidence: Evidence, books: Books, book: StackBook) -> list[StackGrowth]:
+    mapped = evidence.tracker.origins
+    held: dict[int, list[int]] = {}
+    for range_ in evidence.tracker.ranges:
+        held.setdefault(range_.origin, []).append(range_.size)
+    classes = {row.stack: row.vma_class for row in reversed(books.rows) if row.cause == "mapped"}
+    found = []
+    for index, origin in enumerate(mapped):
+        if origin.kind not in ("mmap", "brk") or index not in held:
+            continue
+        still = sum(held[index])
+        totals = Totals(
+            origin.mapped_count,
+            origin.mapped_bytes,
+            max(0, origin.mapped_count - len(held[index])),
+            max(0, origin.mapped_bytes - still),
+            0,
+            0,
+        )
+        kind: StackKind = "brk" if origin.kind == "brk" else "mmap"
+        resident = books.resident_by_stack.get(("mapped", index), 0)
+        vma_class = classes.get(f"{origin.stack:016x}", "heap" if kind == "brk" else "anonymous")
+        found.append(
+            _growth(evidence, book, origin.stack, kind, resident, len(held[index]), totals, origin.first_ns, vma_class)
+        )
+    return found
+
+
+def _fault_stacks(evidence: Evidence, books: Books, book: StackBook) -> list[StackGrowth]:
+    classes = {row.stack: row.vma_class for row in reversed(books.rows) if row.cause == "faulted"}
+    return [
+        _growth(
+            evidence,
+            book,
+            stack,
+            "fault",
+            amount,
+            0,
+            Totals(0, amount, 0, 0, 0, 0),
+            0,
+            classes.get(f"{stack:016x}", "anonymous"),
+        )
+        for (cause, stack), amount in books.resident_by_stack.items()
+        if cause == "faulted" and amount > 0
+    ]
+
+
+def _growth(
+    evidence: Evidence,
+    book: StackBook,
+    stack: int,
+    kind: StackKind,
+    size: int,
+    count: int,
+    totals: Totals,
+    oldest_ns: int,
+    vma_class: str,
+    trend: Trend = "unknown",
+) -> StackGrowth:
+    return StackGrowth(
+        id=f"{stack:016x}",
+        kind=kind,
+        bytes=size,
+        count=count,
+        allocated_bytes=totals.allocated_bytes,
+        freed_bytes=totals.freed_bytes,
+        allocated_count=totals.allocations,
+        freed_count=totals.frees,
+        rate=size / evidence.seconds if evidence.seconds else 0.0,
+        oldest=max(0.0, (evidence.end.time_ns - oldest_ns) / 1e9) if oldest_ns else 0.0,
+        vma_class=vma_class,
+        complete=book.is_complete(stack),
+        frames=book.frames(stack),
+        trend=trend,
+    )
+
+
+def _remarks(evidence: Evidence, stacks: tuple[StackGrowth, ...]) -> list[str]:
+    remarks: list[str] = []
+    counters = evidence.counters
+    if counters["forks"]:
+        remarks.append(f"{counters['forks']} child processes were made; they are not traced")
+    if evidence.probed and not counters["allocations"]:
+        remarks.append("the probed allocators were not called in this window")
+    held = sum(stack.bytes for stack in stacks)
+    short = sum(stack.bytes for stack in stacks if not stack.complete)
+    if held and short / held >= _INCOMPLETE_SHARE:
+        remarks.append(
+            f"stacks that hold {100 * short / held:.0f} % of the bytes end early: code without frame pointers"
+        )
+    if counters["frees_unknown"]:
+        remarks.append(
+            f"{counters['frees_unknown']} blocks from before the window were freed in it: their size is not known"
+        )
+    return remarks

@@ -1,0 +1,117 @@
+"""``memtrace attach PID``: trace a running process, show it live, and print the report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+if TYPE_CHECKING:
+    from tracer.cli.stopping import StopSignals
+    from tracer.model.report import Report
+    from tracer.target import TargetInfo
+
+
+@click.command()
+@click.argument("pid", type=click.IntRange(min=1))
+@click.option(
+    "-d", "--duration", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after SECONDS."
+)
+@click.option(
+    "-i",
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Distance of looks, and of the lines when not on a terminal.",
+)
+@click.option(
+    "-n", "--top", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Stacks and VMAs shown."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON (schema memtrace/1).")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the report to FILE, not to stdout."
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@click.option(
+    "--max-live",
+    type=click.IntRange(min=1024, max=1 << 26),
+    default=1 << 20,
+    show_default=True,
+    metavar="N",
+    help="Live blocks that can be told apart; each takes about 100 bytes of kernel memory when used.",
+)
+def attach(
+    pid: int,
+    duration: float | None,
+    interval: float,
+    top: int,
+    as_json: bool,
+    output: Path | None,
+    force: bool,
+    max_live: int,
+) -> None:
+    """Trace process PID: which call stacks make it grow.
+
+    Runs until Ctrl-C, for --duration, or to the process's end, then prints the report: growth by class of memory and
+    VMA, its causes, and the call stacks behind it. The process is neither stopped nor changed.
+
+    Exit status: 0 a report was made, 1 the process could not be traced, 2 usage.
+    """
+    # Heavy modules are imported once it is clear that they are needed: --help must not wait for them.
+    from tracer.cli.output import ReportFile, write_to_stdout
+    from tracer.cli.stopping import StopSignals
+    from tracer.errors import MemtraceError
+    from tracer.target import check_privileges, check_target
+
+    target = check_target(pid)
+    check_privileges(sys.argv[1:])
+    file = ReportFile(output, force=force) if output else None
+    try:
+        with StopSignals() as signals:
+            report = _trace(target, duration, interval, max_live, signals)
+
+            def render(out: TextIO) -> None:
+                _render(report, out, as_json=as_json, top=top)
+
+            if file is None:
+                write_to_stdout(render)
+                return
+            try:
+                file.write(render)
+            except MemtraceError:
+                write_to_stdout(render)  # what was gathered must not be lost with the file
+                raise
+    finally:
+        if file is not None:
+            file.discard()
+
+
+def _trace(target: TargetInfo, duration: float | None, interval: float, max_live: int, signals: StopSignals) -> Report:
+    import os
+
+    from tracer.probes.program import Limits
+    from tracer.report.live import open_view
+    from tracer.report.safe import printable
+    from tracer.session import Options, Session
+
+    def say(line: str) -> None:
+        print(printable(line), file=sys.stderr, flush=True)
+
+    options = Options(duration=duration, interval=interval, limits=Limits(live=max_live))
+    session = Session(target, options, say, signals.requested)
+    return session.run(open_view(sys.stdout, sys.stderr, os.environ))
+
+
+def _render(report: Report, out: TextIO, *, as_json: bool, top: int) -> None:
+    if as_json:
+        from tracer.report.json import write_json
+
+        write_json(report, out)
+        return
+    from tracer.report.text import TextReport
+
+    TextReport.from_report(report, top=top).render(out, colour=out.isatty())

@@ -1,0 +1,84 @@
+"""The command: a group whose first word may be a pid, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from tracer import __version__
+from tracer.cli.attach import attach
+from tracer.errors import EXIT_CANNOT_TRACE, MemtraceError
+from tracer.report.safe import printable
+
+
+class _PidFirst(click.Group):
+    """``memtrace 1234 -d 5`` means ``memtrace attach 1234 -d 5``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if args and args[0] not in self.commands and args[0] not in own:
+            args = ["attach", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_PidFirst,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Examples:  sudo memtrace 1234    sudo memtrace 1234 -d 30    sudo memtrace 1234 -d 30 --json -o report.json",
+)
+@click.version_option(__version__, "-V", "--version", message="memtrace %(version)s")
+def cli() -> None:
+    """Which call stacks grow a running process, and where every byte of the growth went.
+
+    \b
+    memtrace PID            trace until Ctrl-C: live view, then the report
+    memtrace attach PID     the same, spelled out; its options: memtrace attach --help
+    """
+
+
+cli.add_command(attach)
+
+
+def main() -> None:
+    """Run the command line; never ends in a traceback for a cause that the user can act on."""
+    try:
+        result: Any = cli.main(prog_name="memtrace", standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.Abort:
+        sys.exit(EXIT_CANNOT_TRACE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except MemtraceError as error:
+        _print_error(error.cause, error.fix)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _print_error("interrupted before there was anything to report", None)
+        sys.exit(EXIT_CANNOT_TRACE)
+    except BrokenPipeError:
+        # The reader of our output has gone; a second failure at interpreter shutdown would print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(EXIT_CANNOT_TRACE)
+    except Exception as error:
+        if os.environ.get("MEMTRACE_DEBUG"):
+            raise
+        _print_error(
+            f"memtrace failed: {type(error).__name__}: {error}",
+            "run again with MEMTRACE_DEBUG=1 and report what it says",
+        )
+        sys.exit(EXIT_CANNOT_TRACE)
+
+
+def _print_error(cause: str, fix: str | None) -> None:
+    lines = [f"memtrace: {printable(cause)}"]
+    if fix:
+        lines.append(f"  {printable(fix)}")
+    try:
+        print("\n".join(lines), file=sys.stderr, flush=True)
+    except OSError:
+        pass  # the terminal is gone: the exit code says it

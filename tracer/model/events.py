@@ -1,0 +1,76 @@
+"""What the kernel side reports, as plain data: changes of the address space and of RSS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MapKind = Literal["mmap", "brk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A range was mapped; ``stack`` is 0 where an allocator did it (``in_allocator``) or no stack is known."""
+
+    time_ns: int
+    start: int
+    length: int
+    perms: str
+    is_file: bool
+    offset: int
+    stack: int
+    in_allocator: bool
+    kind: MapKind
+
+
+@dataclass(frozen=True, slots=True)
+class Unmapped:
+    """A range is being unmapped: sent before the kernel does it."""
+
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remapping:
+    """A thread enters mremap: its old range may go away before it returns."""
+
+    tid: int
+    start: int
+    length: int
+    keep_old: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Remapped:
+    """mremap returned; ``new_start`` is None where it failed."""
+
+    tid: int
+    start: int
+    length: int
+    new_start: int | None
+    new_length: int
+    keep_old: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """The permissions of a range changed."""
+
+    start: int
+    length: int
+    perms: str
+
+
+VmaEvent = Mapped | Unmapped | Remapping | Remapped | Protected
+
+
+@dataclass(frozen=True, slots=True)
+class RssChange:
+    """So many bytes came (or, negative, went) with this stack at this page; page and stack are 0 if not known."""
+
+    stack: int
+    page: int
+    member: str
+    cause: str
+    bytes: int

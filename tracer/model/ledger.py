@@ -1,0 +1,277 @@
+"""The ledger: the growth of RSS, VMA by VMA, split into its causes. Its rows add up to the growth, to the byte.
+
+In memory that an allocator manages, the cause is the live allocations of the window, by the stack that made them;
+what the VMA grew by beyond them is kept by the allocator. Where no allocator stands between, the cause is the stack
+that mapped the range in the window, or else the stacks whose page faults made it resident. The rest is printed as
+unexplained. Negative rows say what was given back, and what of the live allocations lies in memory that was resident
+before the window began.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tracer.model.blocks import Blocks
+from tracer.model.report import ClassGrowth, LedgerRow, VmaGrowth
+from tracer.model.resident import ResidentPages
+from tracer.model.tracker import Origin, Tracker
+from tracer.model.vma import Snapshot, Vma, VmaUsage
+
+# Classes in which whatever was there at the start belongs to malloc.
+ALLOCATOR_CLASSES = frozenset({"heap", "malloc arena", "malloc mmapped"})
+_OWN_CLASS = "memtrace"
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The closed books: ``rows`` sum to the growth of the RSS counters, ``classes`` and ``vmas`` to that of the VMAs.
+
+    ``between_reads`` is the difference of the two: what changed between reading the VMAs and the counters.
+    ``resident_by_stack`` holds what of each stack's memory is resident, keyed by (``live`` or ``faulted``, stack) and (``mapped``, origin).
+    """
+
+    rows: tuple[LedgerRow, ...]
+    classes: tuple[ClassGrowth, ...]
+    vmas: tuple[VmaGrowth, ...]
+    between_reads: int
+    resident_by_stack: Mapping[tuple[str, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The ranges of one VMA that share an origin, with what of them is resident."""
+
+    origin: int
+    ranges: tuple[tuple[int, int], ...]
+    resident: int
+    allocator: bool
+
+
+@dataclass(slots=True)
+class _Accounts:
+    rows: dict[tuple[str, str, int], int] = field(default_factory=lambda: defaultdict(int))
+
+    def book(self, vma_class: str, cause: str, amount: int, stack: int = 0) -> None:
+        if amount:
+            self.rows[(vma_class, cause, stack)] += amount
+
+    def sorted_rows(self) -> tuple[LedgerRow, ...]:
+        rows = [
+            LedgerRow(vma_class, cause, f"{stack:016x}" if stack else None, amount)
+            for (vma_class, cause, stack), amount in self.rows.items()
+            if amount
+        ]
+        return tuple(sorted(rows, key=lambda row: (-abs(row.bytes), row.vma_class, row.cause, row.stack or "")))
+
+
+def close_books(
+    start: Snapshot,
+    end: Snapshot,
+    classes: Mapping[int, str],
+    start_classes: Mapping[int, str],
+    tracker: Tracker,
+    blocks: Blocks,
+    resident: ResidentPages,
+) -> Books:
+    """Split the growth between two snapshots.
+
+    ``classes`` and ``start_classes`` map the start address of each VMA of the end and of the start snapshot to its
+    class. ``tracker`` was seeded from the start snapshot. ``resident`` tells which pages were resident at the end.
+    """
+    books = _Bookkeeper(start, end, classes, start_classes, tracker, blocks, resident)
+    return books.close()
+
+
+class _Bookkeeper:
+    def __init__(
+        self,
+        start: Snapshot,
+        end: Snapshot,
+        classes: Mapping[int, str],
+        start_classes: Mapping[int, str],
+        tracker: Tracker,
+        blocks: Blocks,
+        resident: ResidentPages,
+    ) -> None:
+        self._start = start
+        self._end = end
+        self._classes = classes
+        self._start_classes = start_classes
+        self._tracker = tracker
+        self._blocks = blocks
+        self._pages = resident
+        self._accounts = _Accounts()
+        self._resident: dict[tuple[str, int], int] = defaultdict(int)
+        self._start_rss = self._seed_rss()
+        self._homes = self._home_of_seeds()
+        self._faults: dict[int, dict[int, int]] = defaultdict(dict)
+        for (origin, stack), amount in tracker.faulted.items():
+            if amount:
+                self._faults[origin][stack] = amount
+
+    def _seed_rss(self) -> dict[int, int]:
+        by_start = {usage.vma.start: usage.rss for usage in self._start.usages}
+        return {
+            index: by_start.get(origin.vma.start, 0)
+            for index, origin in enumerate(self._tracker.origins)
+            if origin.vma is not None
+        }
+
+    def _home_of_seeds(self) -> dict[int, int]:
+        """Origin -> index of the end VMA that holds most of it: there its resident bytes at the start are booked."""
+        held: dict[int, tuple[int, int]] = {}
+        for index, usage in enumerate(self._end.usages):
+            sizes: dict[int, int] = defaultdict(int)
+            for range_ in self._tracker.ranges.overlapping(usage.vma.start, usage.vma.end):
+                sizes[range_.origin] += range_.size
+            for origin, size in sizes.items():
+                if origin in self._start_rss and size > held.get(origin, (0, 0))[0]:
+                    held[origin] = (size, index)
+        return {origin: index for origin, (_, index) in held.items()}
+
+    def close(self) -> Books:
+        seeds_at: dict[int, list[int]] = defaultdict(list)
+        for origin, index in self._homes.items():
+            seeds_at[index].append(origin)
+        vmas: list[VmaGrowth] = []
+        for index, usage in enumerate(self._end.usages):
+            vmas.append(self._book_vma(usage, seeds_at[index]))
+        vmas += self._book_gone()
+        between = (self._end.counters.rss - self._start.counters.rss) - sum(vma.growth for vma in vmas)
+        self._accounts.book("all", "unexplained", between)
+        return Books(
+            rows=self._accounts.sorted_rows(),
+            classes=self._class_growth(vmas),
+            vmas=tuple(sorted(vmas, key=lambda vma: (-abs(vma.growth), vma.vma.start))),
+            between_reads=between,
+            resident_by_stack=dict(self._resident),
+        )
+
+    def _book_vma(self, usage: VmaUsage, seeds: Sequence[int]) -> VmaGrowth:
+        vma_class = self._classes.get(usage.vma.start, "anonymous")
+        growth = usage.rss - sum(self._start_rss[origin] for origin in seeds)
+        if vma_class == _OWN_CLASS:
+            self._accounts.book(vma_class, "memtrace", growth)
+            return VmaGrowth(usage.vma, vma_class, usage.rss, growth)
+        parts = self._parts(usage, vma_class)
+        booked = 0
+        allocator = [part for part in parts if part.allocator]
+        if allocator:
+            booked += self._book_allocator(vma_class, allocator, seeds)
+        for part in parts:
+            if not part.allocator:
+                booked += self._book_direct(vma_class, part, seeds)
+        if not parts:
+            booked -= sum(self._start_rss[origin] for origin in seeds)
+        self._accounts.book(vma_class, "unexplained", growth - booked)
+        return VmaGrowth(usage.vma, vma_class, usage.rss, growth)
+
+    def _parts(self, usage: VmaUsage, vma_class: str) -> list[_Part]:
+        by_origin: dict[tuple[int, bool], list[tuple[int, int]]] = defaultdict(list)
+        for range_ in self._tracker.ranges.overlapping(usage.vma.start, usage.vma.end):
+            managed = self._is_managed(range_.origin, vma_class, range_.start, range_.end)
+            by_origin[(range_.origin, managed)].append((range_.start, range_.end))
+        if len(by_origin) == 1:
+            ((origin, managed), ranges), *_ = by_origin.items()
+            return [_Part(origin, tuple(ranges), usage.rss, managed)]
+        if all(managed for _, managed in by_origin):
+            return self._share_out(usage, by_origin)
+        return [
+            _Part(origin, tuple(ranges), sum(self._resident_bytes(*range_) for range_ in ranges), managed)
+            for (origin, managed), ranges in by_origin.items()
+        ]
+
+    def _share_out(
+        self, usage: VmaUsage, by_origin: Mapping[tuple[int, bool], Sequence[tuple[int, int]]]
+    ) -> list[_Part]:
+        """All of it is the allocator's: only the sum matters, and the VMA's own figure is the exact one."""
+        parts = [_Part(origin, tuple(ranges), 0, True) for (origin, _), ranges in by_origin.items()]
+        return [replace(parts[0], resident=usage.rss), *parts[1:]]
+
+    def _is_managed(self, origin: int, vma_class: str, start: int, end: int) -> bool:
+        kind = self._tracker.origins[origin].kind
+        if kind == "allocator":
+            return True
+        if kind in ("seed", "opened", "unknown") and vma_class in ALLOCATOR_CLASSES:
+            return True
+        return len(self._blocks.within(start, end)) > 0
+
+    def _resident_bytes(self, start: int, end: int) -> int:
+        return sum(stop - first for first, stop in self._pages.within(start, end))
+
+    def _book_allocator(self, vma_class: str, parts: Sequence[_Part], seeds: Sequence[int]) -> int:
+        """Live blocks by stack, and what the allocator keeps beyond them; returns what was booked."""
+        grown = sum(part.resident for part in parts)
+        grown -= sum(self._start_rss[part.origin] for part in parts if part.origin in seeds)
+        live = 0
+        for part in parts:
+            for start, end in part.ranges:
+                for stack, amount in self._live_resident(start, end).items():
+                    self._accounts.book(vma_class, "live", amount, stack)
+                    self._resident[("live", stack)] += amount
+                    live += amount
+        rest = grown - live
+        self._accounts.book(vma_class, "kept-by-allocator" if rest > 0 else "reused", rest)
+        return grown
+
+    def _live_resident(self, start: int, end: int) -> dict[int, int]:
+        indices = self._blocks.within(start, end)
+        if not indices:
+            return {}
+        return self._blocks.resident_by_stack(indices, self._pages.within(start, end))
+
+    def _book_direct(self, vma_class: str, part: _Part, seeds: Sequence[int]) -> int:
+        origin = self._tracker.origins[part.origin]
+        if origin.kind in ("mmap", "brk"):
+            self._accounts.book(vma_class, "mapped", part.resident, origin.stack)
+            self._resident[("mapped", part.origin)] += part.resident
+            return part.resident
+        grown = part.resident - (self._start_rss[part.origin] if part.origin in seeds else 0)
+        if part.origin in self._start_rss and part.origin not in seeds:
+            # A VMA of the start, split: its faults are booked where most of it lies.
+            self._accounts.book(vma_class, "unexplained", grown)
+            return grown
+        return self._book_faulted(vma_class, part.origin, origin, grown)
+
+    def _book_faulted(self, vma_class: str, index: int, origin: Origin, grown: int) -> int:
+        rest = grown
+        if origin.kind in ("seed", "opened"):
+            for stack, amount in self._faults[index].items():
+                self._accounts.book(vma_class, "faulted", amount, stack)
+                self._resident[("faulted", stack)] += amount
+                rest -= amount
+        self._accounts.book(vma_class, "unexplained" if rest > 0 else "released", rest)
+        return grown
+
+    def _book_gone(self) -> list[VmaGrowth]:
+        gone: list[VmaGrowth] = []
+        for index, origin in enumerate(self._tracker.origins):
+            if origin.vma is None or index in self._homes:
+                continue
+            vma_class = self._start_classes.get(origin.vma.start, "anonymous")
+            amount = -self._start_rss[index]
+            self._accounts.book(vma_class, "memtrace" if vma_class == _OWN_CLASS else "released", amount)
+            gone.append(VmaGrowth(origin.vma, vma_class, 0, amount, gone=True))
+        return gone
+
+    def _class_growth(self, vmas: Sequence[VmaGrowth]) -> tuple[ClassGrowth, ...]:
+        rss: dict[str, int] = defaultdict(int)
+        growth: dict[str, int] = defaultdict(int)
+        size: dict[str, int] = defaultdict(int)
+        for vma in vmas:
+            rss[vma.vma_class] += vma.rss
+            growth[vma.vma_class] += vma.growth
+            size[vma.vma_class] += 0 if vma.gone else vma.vma.size
+        for index, origin in enumerate(self._tracker.origins):
+            if origin.vma is not None:
+                size[self._class_of_seed(index, origin.vma)] -= origin.vma.size
+        classes = [ClassGrowth(name, rss[name] - growth[name], rss[name], size[name]) for name in rss]
+        return tuple(sorted(classes, key=lambda item: (-abs(item.growth), item.name)))
+
+    def _class_of_seed(self, index: int, vma: Vma) -> str:
+        home = self._homes.get(index)
+        if home is None:
+            return self._start_classes.get(vma.start, "anonymous")
+        return self._classes.get(self._end.usages[home].vma.start, "anonymous")

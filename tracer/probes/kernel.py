@@ -1,0 +1,155 @@
+"""The kernel calls that bcc does not offer: links, perf events and tracefs, as plain file descriptors.
+
+Everything attached here is held by a file descriptor alone, so that the kernel takes it away when memtrace ends in
+whatever way, SIGKILL included.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+# bpf(2) commands (include/uapi/linux/bpf.h).
+BPF_MAP_LOOKUP_ELEM = 1
+BPF_MAP_UPDATE_ELEM = 2
+BPF_MAP_DELETE_ELEM = 3
+BPF_RAW_TRACEPOINT_OPEN = 17
+BPF_MAP_LOOKUP_BATCH = 24
+BPF_MAP_LOOKUP_AND_DELETE_BATCH = 25
+BPF_LINK_CREATE = 28
+
+BPF_TRACE_UPROBE_MULTI = 48
+BPF_TRACE_UPROBE_SESSION = 57
+_UPROBE_MULTI_RETURN = 1
+
+_PERF_TYPE_TRACEPOINT = 2
+_PERF_FLAG_FD_CLOEXEC = 8
+_PERF_EVENT_IOC_ENABLE = 0x2400
+_PERF_EVENT_IOC_SET_BPF = 0x40042408
+_PERF_ATTR_SIZE = 72  # PERF_ATTR_SIZE_VER1: up to config2, which holds a uprobe's offset
+
+# bpf, perf_event_open, and the mount calls that have one number everywhere.
+_SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_FSOPEN_CLOEXEC, _FSCONFIG_CMD_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _syscall(number: int, *arguments: object) -> int:
+    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def _numbers() -> tuple[int, int]:
+    try:
+        return _SYSCALLS[platform.machine()]
+    except KeyError:
+        raise OSError(errno.ENOSYS, f"memtrace does not know the system calls of {platform.machine()}") from None
+
+
+def bpf(command: int, attributes: bytes | bytearray | ctypes.Array[ctypes.c_char]) -> int:
+    """Call bpf(2) with an attribute block; a ctypes buffer is written back. Raises OSError."""
+    block = attributes if isinstance(attributes, ctypes.Array) else ctypes.create_string_buffer(bytes(attributes), 128)
+    return _syscall(_numbers()[0], ctypes.c_int(command), ctypes.byref(block), ctypes.c_uint(len(block)))
+
+
+def open_raw_tracepoint(name: str, program_fd: int) -> int:
+    """Attach a program to a raw tracepoint; returns the file descriptor that holds it. Raises OSError."""
+    text = ctypes.create_string_buffer(name.encode())
+    return bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(text), program_fd))
+
+
+def link_uprobes(program_fd: int, path: str, offsets: Sequence[int], pid: int, *, on_return: bool) -> int:
+    """Attach a program to many file offsets of one file in one process at once (kernel 6.6).
+
+    Returns the link's file descriptor. Raises OSError.
+    """
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    places = (ctypes.c_ulong * len(offsets))(*offsets)
+    attributes = struct.pack(
+        "<IIIIQQQQIII",
+        program_fd,
+        0,
+        BPF_TRACE_UPROBE_MULTI,
+        0,
+        ctypes.addressof(name),
+        ctypes.addressof(places),
+        0,
+        0,
+        len(offsets),
+        _UPROBE_MULTI_RETURN if on_return else 0,
+        pid,
+    )
+    return bpf(BPF_LINK_CREATE, attributes)
+
+
+def open_perf_uprobe(program_fd: int, path: str, offset: int, pid: int, *, on_return: bool) -> int:
+    """Attach a program to one file offset by a perf event (every kernel from 4.17). Raises OSError."""
+    device = Path("/sys/bus/event_source/devices/uprobe")
+    kind = int((device / "type").read_text())
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    attributes = struct.pack(
+        "<IIQQQQQIIQQ", kind, _PERF_ATTR_SIZE, int(on_return), 1, 0, 0, 0, 0, 0, ctypes.addressof(name), offset
+    )
+    return _open_perf_event(attributes, pid, -1, program_fd)
+
+
+def open_tracepoint(program_fd: int, event_id: int) -> int:
+    """Attach a program to a trace event by its id; it runs for every process on every CPU. Raises OSError."""
+    attributes = struct.pack("<IIQQQQQIIQQ", _PERF_TYPE_TRACEPOINT, _PERF_ATTR_SIZE, event_id, 1, 0, 0, 0, 0, 0, 0, 0)
+    return _open_perf_event(attributes, -1, 0, program_fd)
+
+
+def _open_perf_event(attributes: bytes, pid: int, cpu: int, program_fd: int) -> int:
+    block = ctypes.create_string_buffer(attributes, _PERF_ATTR_SIZE)
+    fd = _syscall(
+        _numbers()[1],
+        ctypes.byref(block),
+        ctypes.c_int(pid),
+        ctypes.c_int(cpu),
+        ctypes.c_int(-1),
+        ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
+    )
+    try:
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program_fd)
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_tracefs() -> int:
+    """Return a directory file descriptor of tracefs, mounted or not. Raises OSError.
+
+    Where nobody has mounted it, it is mounted detached (fsopen(2), kernel 5.2): visible through this descriptor
+    alone, so that memtrace leaves no mount behind.
+    """
+    for place in ("/sys/kernel/tracing", "/sys/kernel/debug/tracing"):
+        if os.path.isdir(f"{place}/events"):
+            return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    context = _syscall(_FSOPEN, ctypes.c_char_p(b"tracefs"), ctypes.c_uint(_FSOPEN_CLOEXEC))
+    try:
+        _syscall(_FSCONFIG, ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_CMD_CREATE), None, None, ctypes.c_int(0))
+        return _syscall(_FSMOUNT, ctypes.c_int(context), ctypes.c_uint(_FSMOUNT_CLOEXEC), ctypes.c_uint(0))
+    finally:
+        os.close(context)
+
+
+def read_at(directory_fd: int, path: str, limit: int = 1 << 16) -> bytes:
+    """Read a small file below a directory file descriptor. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        return os.read(fd, limit)
+    finally:
+        os.close(fd)

@@ -1,0 +1,131 @@
+"""The layouts that the BPF programs and Python share: bpf/memtrace.h stated for the struct module.
+
+tests/unit/test_layout.py has the C compiler compare both.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+MAX_DEPTH = 127
+CODE_GRANULE_SHIFT = 21
+CODE_BITMAP_WORDS = 1024
+RSS_MEMBERS = ("file", "anon", "swap", "shmem")
+
+CONTROL = struct.Struct("<5Q")
+LIVE_KEY = struct.Struct("<QII")
+LIVE_VALUE = struct.Struct("<3Q")
+TOTALS_KEY = struct.Struct("<2Q")
+TOTALS_VALUE = struct.Struct("<6Q")
+STACK_HEAD = struct.Struct("<II")
+STACK_SIZE = STACK_HEAD.size + 8 * MAX_DEPTH
+EVENT = struct.Struct("<7Q4IiI")
+RSS_KEY = struct.Struct("<QQII")
+RSS_VALUE = struct.Struct("<qQ")
+RSS_LAST = struct.Struct("<qQ")
+
+
+class StackStatus(IntEnum):
+    """Bits of ``struct stack_value.status``."""
+
+    COMPLETE = 1
+    NO_MAPPING = 2
+    READ_FAILED = 8
+    TRUNCATED = 16
+    THROUGH_FRAME_POINTERS = 32
+
+
+class EventKind(IntEnum):
+    """``enum event_kind``."""
+
+    MAP = 1
+    UNMAP = 2
+    REMAP_ENTER = 3
+    REMAP = 4
+    BRK_GROW = 5
+    PROTECT = 6
+    ADVISE = 7
+    RESYNC = 8
+    EXEC = 9
+
+
+class RssCause(IntEnum):
+    """``enum rss_cause``."""
+
+    FAULT = 0
+    MMAP = 1
+    MUNMAP = 2
+    MREMAP = 3
+    BRK = 4
+    MADVISE = 5
+    OTHER_CALL = 6
+    OTHER_CONTEXT = 7
+
+
+class Event(NamedTuple):
+    """``struct event``; addresses and lengths in bytes, ``time_ns`` of CLOCK_MONOTONIC."""
+
+    time_ns: int
+    address: int
+    length: int
+    old_address: int
+    old_length: int
+    offset: int
+    stack: int
+    kind: int
+    tid: int
+    prot: int
+    flags: int
+    fd: int
+    in_allocator: int
+
+
+class Control(NamedTuple):
+    """``struct control``."""
+
+    enabled: int = 0
+    epoch: int = 0
+    brk: int = 0
+    heap_start: int = 0
+    mm_id: int = 0
+
+
+class Totals(NamedTuple):
+    """``struct totals``: what a stack allocated and freed since tracing began; only ever grows."""
+
+    allocations: int
+    allocated_bytes: int
+    frees: int
+    freed_bytes: int
+    lost: int
+    lost_bytes: int
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes allocated and not freed."""
+        return self.allocated_bytes - self.freed_bytes
+
+    @property
+    def live_count(self) -> int:
+        """Blocks allocated and not freed."""
+        return self.allocations - self.frees
+
+
+class Counter(NamedTuple):
+    """A counter of ``enum counter``: its name, whether it counts something lost, and what it means."""
+
+    name: str
+    is_loss: bool
+    meaning: str
+
+
+def parse_counters(header: str) -> tuple[Counter, ...]:
+    """Read the counters from the text of bpf/memtrace.h, their one place of definition, in index order."""
+    body = re.search(r"enum counter \{(.*?)\n\tCOUNTERS\n", header, re.DOTALL)
+    if body is None:
+        raise ValueError("bpf/memtrace.h has no enum counter")
+    entries = re.findall(r"COUNT_(\w+),\s*/\* (LOSS: )?(.*?) \*/", body.group(1))
+    return tuple(Counter(name.lower(), bool(loss), meaning) for name, loss, meaning in entries)

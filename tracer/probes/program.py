@@ -1,0 +1,201 @@
+"""The BPF programs and maps of one session: compiled by bcc against the stub headers, loaded, read and closed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracer.bpf_source import bpf_directory
+from tracer.errors import KernelError
+from tracer.probes import kernel, layout
+from tracer.probes.bcc_import import import_bcc
+from tracer.probes.maps import KernelMap
+
+# bcc rewrites map accesses in the main text only, so the files are joined, not included.
+_SOURCES = (
+    "memtrace.h",
+    "common.bpf.c",
+    "stack.bpf.c",
+    "alloc.bpf.c",
+    "vma.bpf.c",
+    "rss.bpf.c",
+    "process.bpf.c",
+)
+
+_MAPS: dict[str, tuple[int, int]] = {
+    "control": (4, layout.CONTROL.size),
+    "counters": (4, 8),
+    "code_bitmap": (4, 8),
+    "stacks": (8, layout.STACK_SIZE),
+    "live": (layout.LIVE_KEY.size, layout.LIVE_VALUE.size),
+    "totals": (layout.TOTALS_KEY.size, layout.TOTALS_VALUE.size),
+    "rss_last": (4, layout.RSS_LAST.size),
+    "rss_sums": (layout.RSS_KEY.size, layout.RSS_VALUE.size),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes of the maps, in entries; the hash maps take memory only as they fill."""
+
+    live: int = 1 << 20
+    stacks: int = 1 << 14
+    threads: int = 1 << 14
+    rss_keys: int = 1 << 16
+    event_pages: int = 256
+
+
+class Program:
+    """The loaded programs; ``close`` (or the process's end) takes everything back."""
+
+    def __init__(self, target_tgid: int, limits: Limits) -> None:
+        """Compile for one process. Raises MissingDependencyError (no bcc) or KernelError (it refuses, and why)."""
+        self._bcc: Any = import_bcc()
+        directory = bpf_directory()
+        header = (directory / "memtrace.h").read_text(encoding="utf-8")
+        self.counter_names = layout.parse_counters(header)
+        _raise_locked_memory_limit()
+        self._bpf: Any = self._compile(directory, target_tgid, limits)
+        self._maps = {name: KernelMap(self._bpf[name].map_fd, *sizes) for name, sizes in _MAPS.items()}
+
+    def _compile(self, directory: Path, target_tgid: int, limits: Limits) -> Any:
+        os.environ["BCC_KERNEL_SOURCE"] = str(directory / "stub")
+        flags = [
+            f"-DTARGET_TGID={target_tgid}",
+            f"-DMAX_LIVE={limits.live}",
+            f"-DMAX_STACKS={limits.stacks}",
+            f"-DMAX_THREADS={limits.threads}",
+            f"-DMAX_RSS_KEYS={limits.rss_keys}",
+            f"-DEVENT_PAGES={limits.event_pages}",
+        ]
+        with _captured_stderr() as messages:
+            try:
+                return self._bcc.BPF(text=_joined_source(directory), cflags=flags)
+            except Exception as error:  # bcc raises bare Exception
+                raise KernelError(
+                    f"the kernel or bcc refused memtrace's BPF maps or programs: {_first_reason(messages(), error)}",
+                    "it needs kernel 5.10 or newer with CONFIG_BPF_SYSCALL, and CAP_SYS_ADMIN in the initial namespace",
+                ) from error
+
+    def load(self, function: str, kind: str, attach_type: int = -1) -> int:
+        """Load one program; ``kind`` is ``KPROBE``, ``TRACEPOINT`` or ``RAW_TRACEPOINT``.
+
+        Returns its file descriptor. Raises KernelError with the verifier's reason.
+        """
+        bpf = self._bcc.BPF
+        with _captured_stderr() as messages:
+            try:
+                loaded = self._bpf.load_func(function, getattr(bpf, kind), attach_type=attach_type)
+            except Exception as error:
+                raise KernelError(
+                    f"the kernel refused the BPF program {function}: {_first_reason(messages(), error)}"
+                ) from error
+        return int(loaded.fd)
+
+    def map(self, name: str) -> KernelMap:
+        """Return a map by its name in the C source."""
+        return self._maps[name]
+
+    def on_event(self, handle: Callable[[layout.Event], None]) -> None:
+        """Call ``handle`` for each VMA event, from within ``poll``."""
+
+        def receive(_context: object, data: int, size: int) -> int:
+            handle(layout.Event._make(layout.EVENT.unpack_from(ctypes.string_at(data, size))))
+            return 0
+
+        self._bpf["events"].open_ring_buffer(receive)
+
+    def poll(self, timeout_ms: int) -> None:
+        """Wait for events up to the timeout and hand them on."""
+        self._bpf.ring_buffer_poll(timeout_ms)
+
+    def consume(self) -> None:
+        """Hand on what lies in the ring buffer, without waiting for more."""
+        self._bpf.ring_buffer_consume()
+
+    def control(self) -> layout.Control:
+        """Return the control block."""
+        value = self.map("control").get(bytes(4))
+        return layout.Control._make(layout.CONTROL.unpack(value or bytes(layout.CONTROL.size)))
+
+    def set_control(self, control: layout.Control) -> None:
+        """Write the control block."""
+        self.map("control").put(bytes(4), layout.CONTROL.pack(*control))
+
+    def counters(self) -> dict[str, int]:
+        """Return all counters by name."""
+        values: list[int] = []
+        for _keys, chunk in self.map("counters").read():
+            values.extend(int.from_bytes(chunk[i : i + 8], "little") for i in range(0, len(chunk), 8))
+        return {counter.name: value for counter, value in zip(self.counter_names, values, strict=False)}
+
+    @property
+    def map_memory(self) -> int:
+        """Bytes of kernel memory in all maps."""
+        return sum(kernel_map.memory for kernel_map in self._maps.values())
+
+    def close(self) -> None:
+        """Unload everything. Safe to call twice."""
+        self._bpf.cleanup()
+
+
+def _joined_source(directory: Path) -> str:
+    parts = ["#include <linux/types.h>\n#include <asm/page.h>\n"]
+    for name in _SOURCES:
+        parts.append(f'#line 1 "{name}"\n')
+        parts.append((directory / name).read_text(encoding="utf-8"))
+    return "".join(parts)
+
+
+def _raise_locked_memory_limit() -> None:
+    # Kernels before 5.11 charge BPF maps to RLIMIT_MEMLOCK; newer ones ignore it.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Bcc's libraries write their reasons straight to file descriptor 2: keep them for one clear line."""
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+
+        def messages() -> str:
+            sink.seek(0)
+            return sink.read().decode("utf-8", "replace")
+
+        try:
+            yield messages
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _first_reason(messages: str, error: Exception) -> str:
+    """The line that says why: a compiler error, or the verifier's last word before its statistics."""
+    lines = [line.strip() for line in messages.splitlines() if line.strip()]
+    for line in lines:
+        if "error:" in line or "not permitted" in line.lower():
+            return line
+    told = [line for line in lines if not line.startswith(("processed ", "bpf: Failed"))]
+    return told[-1] if told else str(error)
+
+
+def supports_uprobe_multi(program: Program) -> bool:
+    """Whether uprobe-multi links can be trusted with a process filter.
+
+    They exist from kernel 6.6, but filtered by thread instead of by process until 6.10 (commit 46ba0e49b642).
+    Session links came after that repair (6.13), so a kernel that loads a session program has it.
+    """
+    try:
+        program.load("feature_session", "KPROBE", kernel.BPF_TRACE_UPROBE_SESSION)
+    except KernelError:
+        return False
+    return True

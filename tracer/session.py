@@ -1,0 +1,394 @@
+"""One tracing session: attach, follow, look at the end, detach, report. Owns the lifetimes of all of it.
+
+The order matters: probes first, then the start snapshot, so that no event falls between the two; the end snapshot
+before the probes go, and all maps are read after the kernel side has been told to stop.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from tracer.assemble import Evidence, assemble
+from tracer.errors import MemtraceError, TargetError
+from tracer.heap.discovery import Discovery, FoundImage
+from tracer.model.classes import classify_all
+from tracer.model.history import History, Point
+from tracer.model.live import LiveState
+from tracer.model.report import Overhead, Report
+from tracer.model.resident import ResidentPages
+from tracer.model.tracker import Tracker
+from tracer.model.vma import Snapshot
+from tracer.probes import consumer
+from tracer.probes.layout import Event, EventKind, Totals
+from tracer.probes.malloc import MallocProbes
+from tracer.probes.program import Limits, Program
+from tracer.probes.tracepoints import Tracepoints, attach_tracepoints
+from tracer.procfs.maps import read_maps
+from tracer.procfs.memory import MemoryReader
+from tracer.procfs.pagemap import Residency
+from tracer.procfs.snapshot import SnapshotPlan, plan_snapshot, take_snapshot
+from tracer.procfs.status import read_brk_start, read_command, read_counters
+from tracer.report.live import View
+from tracer.stacks import StackBook
+from tracer.symbols.resolver import Resolver
+from tracer.target import ProcessHandle, TargetInfo
+from tracer.units import human_bytes, human_seconds
+
+_POLL_MS = 100
+# Above this many changes of RSS seen since the last drain, the kernel's table of sums is emptied before the tick.
+_DRAIN_AT = 1 << 14
+# Snapshots in between serve a target that dies: they may take this share of the time.
+_SNAPSHOT_SHARE = 0.01
+_MAX_SNAPSHOT_SECONDS = 0.1
+_MAX_PAGEMAP_READ = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for; times in seconds, None for until Ctrl-C."""
+
+    duration: float | None = None
+    interval: float = 1.0
+    limits: Limits = field(default_factory=Limits)
+
+
+class Session:
+    """Traces one process. ``say`` receives lines for the user while it runs; ``stop_requested`` ends it."""
+
+    def __init__(
+        self, target: TargetInfo, options: Options, say: Callable[[str], None], stop_requested: Callable[[], str | None]
+    ) -> None:
+        self._target = target
+        self._options = options
+        self._say = say
+        self._stop_requested = stop_requested
+        self._tracker = Tracker()
+        self._history = History()
+        self._notes: list[str] = []
+        self._probed: list[str] = []
+        self._code_changed = False
+        self._resync_wanted = False
+        self._exec_seen = False
+        self._epoch = 0
+        self._events_lost = 0
+        self._drained_at = 0
+        self._command = target.command
+
+    def run(self, view: View) -> Report:
+        """Trace until the duration is over, the user stops it or the target ends; everything is detached then."""
+        with ExitStack() as stack:
+            self._handle = ProcessHandle(self._target)
+            stack.callback(self._handle.close)
+            self._program = Program(self._target.pid, self._options.limits)
+            stack.callback(self._program.close)
+            self._program.on_event(self._on_event)
+            self._resolver = Resolver(self._target.pid)
+            stack.callback(self._resolver.close)
+            self._stacks = StackBook(self._program, self._resolver)
+            self._bitmap = consumer.CodeBitmap(self._program)
+            try:
+                self._attach(stack)
+                self._begin()
+                ended = self._follow(view)
+            except TargetError:
+                # It died between two looks; what was gathered until then is the report.
+                if not self._handle.has_ended or not hasattr(self, "_start"):
+                    raise
+                ended = "the process ended"
+            return self._finish(ended)
+
+    def _attach(self, stack: ExitStack) -> None:
+        self._tracepoints: Tracepoints = attach_tracepoints(self._program)
+        stack.callback(self._tracepoints.close)
+        self._notes += self._tracepoints.missing
+        self._discovery = Discovery(self._target.pid)
+        self._malloc = MallocProbes(self._program, self._target.pid)
+        stack.callback(self._malloc.close)
+        self._look_for_code()
+
+    def _look_for_code(self) -> None:
+        """Take note of new code: names for its frames, and probes where it is an allocator."""
+        vmas = read_maps(self._target.pid)
+        self._bitmap.update(vmas)
+        self._resolver.update(vmas)
+        for image in self._discovery.look(vmas):
+            self._attach_to(image)
+        self._code_changed = False
+
+    def _attach_to(self, image: FoundImage) -> None:
+        if image.is_go:
+            self._note(
+                f"{image.path} is a Go program: return probes would crash it, so its allocations are not traced; "
+                "VMAs and page faults are"
+            )
+            return
+        if image.allocator is None:
+            return
+        count = self._malloc.attach(image)
+        self._notes += (f"{image.allocator.name}: {note}" for note in image.allocator.notes)
+        if count:
+            name = f"{image.allocator.name} in {image.path}"
+            self._probed.append(f"{name} ({count} places)")
+            if hasattr(self, "_start"):
+                self._note(f"{name} was loaded while tracing: what it allocated before is not known")
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+
+    def _begin(self) -> None:
+        """Switch the kernel side on and take the start snapshot: the window begins here."""
+        plan = plan_snapshot(self._target.pid, max_smaps_seconds=_MAX_SNAPSHOT_SECONDS)
+        self._announce_cost(plan)
+        start, end = self._brk_heap()
+        consumer.seed_rss(self._program, read_counters(self._target.pid))
+        control = self._program.control()
+        self._program.set_control(control._replace(enabled=1, brk=end, heap_start=start))
+        self._window_start(plan)
+        if not self._probed:
+            self._note(
+                "no malloc functions were found in this process (static without symbols, or its own allocator): "
+                "VMAs and page faults are traced instead"
+            )
+        self._say(f"tracing process {self._target.pid} ({self._command}): {self._describe_probes()}")
+
+    def _brk_heap(self) -> tuple[int, int]:
+        """Start and end of the brk heap; where the process has none yet, both are where it would begin."""
+        heap = [vma for vma in read_maps(self._target.pid) if vma.path == b"[heap]"]
+        if heap:
+            return heap[0].start, heap[-1].end
+        start = read_brk_start(self._target.pid)
+        return start, start
+
+    def _window_start(self, plan: SnapshotPlan | None = None) -> None:
+        self._start: Snapshot = take_snapshot(self._target.pid, plan=plan, max_smaps_seconds=_MAX_SNAPSHOT_SECONDS)
+        self._start_classes = self._classes_of(self._start)
+        self._latest = self._start
+        self._started = datetime.now(UTC).astimezone()
+        self._started_ns = self._start.time_ns
+        self._tracker.seed(usage.vma for usage in self._start.usages)
+        self._totals: dict[int, Totals] = {}
+        self._rss = self._start.counters
+        self._history.clear()
+
+    def _announce_cost(self, plan: SnapshotPlan) -> None:
+        if plan.source == "smaps" and plan.smaps_seconds > _MAX_SNAPSHOT_SECONDS:
+            self._say(
+                f"reading smaps of {plan.vma_count} VMAs and {human_bytes(plan.rss)} takes about "
+                f"{human_seconds(plan.smaps_seconds)} at start and end, during which the process may wait in mmap"
+            )
+
+    def _describe_probes(self) -> str:
+        allocators = ", ".join(self._probed) or "no allocator found, VMAs and page faults only"
+        return f"{allocators}; Ctrl-C ends it with the report"
+
+    def _classes_of(self, snapshot: Snapshot) -> dict[int, str]:
+        try:
+            with Residency(self._target.pid) as residency, MemoryReader(self._target.pid, residency) as memory:
+                return classify_all([(usage.vma, usage.flags) for usage in snapshot.usages], memory)
+        except MemtraceError:
+            return classify_all([(usage.vma, usage.flags) for usage in snapshot.usages])
+
+    def _on_event(self, event: Event) -> None:
+        if event.kind == EventKind.EXEC:
+            self._exec_seen = True
+        elif event.kind == EventKind.RESYNC:
+            self._resync_wanted = True
+        elif event.kind == EventKind.ADVISE:
+            self._tracker.advised[event.flags] += event.length
+        else:
+            change = consumer.decode_event(event)
+            # What happened before the start snapshot is part of it.
+            if change is not None and hasattr(self, "_started_ns") and event.time_ns >= self._started_ns:
+                self._tracker.apply(change)
+            self._code_changed |= consumer.brings_code(event)
+
+    def _follow(self, view: View) -> str:
+        """The main loop; returns in words what ended it."""
+        next_tick = self._started_ns / 1e9 + self._options.interval
+        with view:
+            while True:
+                self._program.poll(_POLL_MS)
+                if reason := self._stop_requested():
+                    return reason
+                if view.poll():
+                    return "the key q"
+                if self._handle.has_ended:
+                    return "the process ended"
+                if self._exec_seen:
+                    self._restart_after_exec()
+                if self._code_changed:
+                    self._look_for_code()
+                now = time.monotonic()
+                if self._options.duration is not None and now - self._started_ns / 1e9 >= self._options.duration:
+                    return "the duration was over"
+                self._drain_if_full()
+                if now >= next_tick:
+                    self._tick(view)
+                    next_tick = max(next_tick + self._options.interval, time.monotonic())
+
+    def _restart_after_exec(self) -> None:
+        """The process runs another program now: everything known of the old one is void."""
+        self._exec_seen = False
+        elapsed = self._elapsed()
+        self._epoch = self._program.control().epoch
+        self._command = read_command(self._target.pid)
+        consumer.forget_other_epochs(self._program, self._epoch)
+        for _ in consumer.drain_rss(self._program):
+            pass
+        self._note(
+            f"the process ran another program (exec) {human_seconds(elapsed)} into the window: {self._command}; "
+            "the report covers the time since"
+        )
+        self._probed.clear()
+        self._discovery = Discovery(self._target.pid)
+        self._malloc.close()
+        self._look_for_code()
+        self._window_start()
+
+    def _elapsed(self) -> float:
+        return (time.monotonic_ns() - self._started_ns) / 1e9
+
+    def _drain_if_full(self) -> None:
+        seen = self._program.counters()["rss_events"]
+        if seen - self._drained_at >= _DRAIN_AT:
+            self._drained_at = seen
+            self._tracker.add_rss(consumer.drain_rss(self._program))
+
+    def _tick(self, view: View) -> None:
+        counters = self._program.counters()
+        self._drained_at = counters["rss_events"]
+        self._tracker.add_rss(consumer.drain_rss(self._program))
+        if counters["events_lost"] != self._events_lost or self._resync_wanted:
+            self._events_lost = counters["events_lost"]
+            self._resync_wanted = False
+            self._tracker.resync(read_maps(self._target.pid))
+        self._totals = consumer.read_totals(self._program, self._epoch)
+        self._rss = read_counters(self._target.pid)
+        self._look_in_between()
+        live = {stack: totals.live_bytes for stack, totals in self._totals.items()}
+        self._history.add(Point(self._elapsed(), self._rss.rss, live))
+        view.update(self._live_state(counters))
+
+    def _look_in_between(self) -> None:
+        """Keep a recent snapshot for the case that the target dies; seldom enough not to be felt."""
+        elapsed_ns = time.monotonic_ns() - self._latest.time_ns
+        plan = plan_snapshot(self._target.pid, max_smaps_seconds=_MAX_SNAPSHOT_SECONDS)
+        if plan.seconds <= _SNAPSHOT_SHARE * elapsed_ns / 1e9:
+            self._latest = take_snapshot(self._target.pid, plan=plan)
+
+    def _live_state(self, counters: dict[str, int]) -> LiveState:
+        return LiveState(
+            pid=self._target.pid,
+            command=self._command,
+            seconds=self._elapsed(),
+            rss_start=self._start.counters,
+            rss=self._rss,
+            rss_history=self._history.rss_values(),
+            live_bytes=sum(totals.live_bytes for totals in self._totals.values()),
+            live_count=sum(totals.live_count for totals in self._totals.values()),
+            stacks=self._stacks.live_stacks(self._totals, self._elapsed()),
+            losses=self._losses(counters),
+            status="; ".join(self._notes[-1:]),
+        )
+
+    def _losses(self, counters: dict[str, int]) -> dict[str, int]:
+        losses = {counter.name: counters[counter.name] for counter in self._program.counter_names if counter.is_loss}
+        losses["probes_failed"] = len(self._malloc.failed)
+        return losses
+
+    def _finish(self, ended: str) -> Report:
+        """Stop the kernel side, look a last time, detach, and put the report together."""
+        self._program.set_control(self._program.control()._replace(enabled=0))
+        end = self._end_snapshot()
+        resident = self._resident_pages(end)
+        self._program.consume()
+        self._malloc.close()
+        self._tracepoints.close()
+        self._tracker.add_rss(consumer.drain_rss(self._program))
+        self._notes += self._malloc.failed + self._discovery.unreadable
+        counters = self._program.counters()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        evidence = Evidence(
+            pid=self._target.pid,
+            command=self._command,
+            started=self._started,
+            seconds=(end.time_ns - self._started_ns) / 1e9,
+            ended=ended,
+            start=self._start,
+            end=end,
+            start_classes=self._start_classes,
+            classes=self._classes_of(end),
+            tracker=self._tracker,
+            history=self._history,
+            totals=consumer.read_totals(self._program, self._epoch),
+            blocks=consumer.read_live(self._program, self._epoch),
+            resident=resident,
+            probed=tuple(self._probed),
+            counters=counters,
+            losses=self._losses(counters),
+            notes=list(self._notes),
+            overhead=Overhead(
+                target_share=None,
+                self_cpu=usage.ru_utime + usage.ru_stime,
+                self_rss=read_counters(os.getpid()).rss,
+                probe_hits=counters["probe_hits"],
+                map_memory=self._program.map_memory,
+            ),
+        )
+        return assemble(evidence, self._stacks)
+
+    def _end_snapshot(self) -> Snapshot:
+        """The last snapshot; of a target that has ended, the latest one with the RSS that the kernel told last."""
+        try:
+            snapshot = take_snapshot(self._target.pid, max_smaps_seconds=_MAX_SNAPSHOT_SECONDS)
+        except MemtraceError:
+            age = time.monotonic_ns() - self._latest.time_ns
+            self._note(
+                f"the process has ended: its VMAs are those of {human_seconds(age / 1e9)} before, its RSS the last "
+                "that the kernel told"
+            )
+            last = consumer.last_rss(self._program) if self._tracepoints.rss_source else self._latest.counters
+            return replace(self._latest, counters=last, time_ns=time.monotonic_ns())
+        self._program.consume()
+        self._check_model(snapshot)
+        return snapshot
+
+    def _resident_pages(self, end: Snapshot) -> ResidentPages:
+        """Which anonymous pages are resident, read right after the snapshot so that the two agree."""
+        looked_at = [
+            (usage.vma.start, usage.vma.end)
+            for usage in end.usages
+            if usage.rss and not usage.vma.is_file and usage.vma.perms.startswith("rw")
+        ]
+        try:
+            with Residency(self._target.pid) as residency:
+                # Without the ioctl each GiB of address space costs 2 MiB of reading: leave out large reserves then.
+                if not residency.has_scan:
+                    looked_at = [(start, stop) for start, stop in looked_at if stop - start <= _MAX_PAGEMAP_READ]
+                runs = [run for start, stop in looked_at for run in residency.resident_runs(start, stop)]
+        except MemtraceError:
+            return ResidentPages()
+        return ResidentPages(runs, looked_at) if not self._handle.has_ended else ResidentPages()
+
+    def _check_model(self, snapshot: Snapshot) -> None:
+        # Main stacks grow, and our own uprobes map a page, without a system call.
+        expected = sum(
+            usage.vma.size - self._tracker.ranges.covered(usage.vma.start, usage.vma.end)
+            for usage in snapshot.usages
+            if usage.vma.path.startswith((b"[uprobes", b"[stack"))
+        )
+        off = self._tracker.resync([usage.vma for usage in snapshot.usages])
+        if off.added_bytes > expected or off.removed_bytes:
+            self._note(
+                f"the model of the address space lacked {human_bytes(off.added_bytes - expected)} and had "
+                f"{human_bytes(off.removed_bytes)} too many against /proc/PID/maps; it was corrected"
+            )
+        if snapshot.torn:
+            self._note("the process changed its mappings while they were read: figures of single VMAs may be off")

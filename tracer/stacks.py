@@ -1,0 +1,77 @@
+"""Stack ids -> frames with names, kept as long as the session lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tracer.model.live import LiveStack
+from tracer.model.report import Frame
+from tracer.probes.consumer import RawStack, read_stack
+from tracer.probes.layout import Totals
+from tracer.probes.program import Program
+from tracer.symbols.resolver import Resolver
+
+# Where a thread's stack begins: a walk that got there is complete.
+_OUTERMOST = frozenset(
+    {"_start", "__libc_start_main", "__libc_start_call_main", "main", "clone", "clone3", "start_thread", "__clone3"}
+)
+_LIVE_STACKS = 50
+_LABEL_FRAMES = 3
+
+
+class StackBook:
+    """Reads the frames of a stack once and names them."""
+
+    def __init__(self, program: Program, resolver: Resolver) -> None:
+        self._program = program
+        self._resolver = resolver
+        self._raw: dict[int, RawStack] = {}
+
+    def raw(self, stack: int) -> RawStack:
+        """The addresses of a stack; empty where they are not known."""
+        if stack not in self._raw:
+            self._raw[stack] = read_stack(self._program, stack) or RawStack((), 0)
+        return self._raw[stack]
+
+    def frames(self, stack: int) -> tuple[Frame, ...]:
+        """The frames, innermost first. All but the first are return addresses."""
+        return tuple(
+            frame
+            for index, ip in enumerate(self.raw(stack).ips)
+            for frame in self._resolver.resolve(ip, return_address=index > 0)
+        )
+
+    def is_complete(self, stack: int) -> bool:
+        """Whether the stack reaches to where its thread began."""
+        if self.raw(stack).cut:
+            return False
+        frames = self.frames(stack)
+        return bool(frames) and (frames[-1].function or "").partition("@")[0] in _OUTERMOST
+
+    def live_stacks(self, totals: Mapping[int, Totals], seconds: float) -> tuple[LiveStack, ...]:
+        """The stacks that hold most, for the live view."""
+        top = sorted(totals.items(), key=lambda item: -item[1].live_bytes)[:_LIVE_STACKS]
+        return tuple(
+            LiveStack(
+                id=f"{stack:016x}",
+                kind="malloc",
+                label=self._label(stack),
+                bytes=total.live_bytes,
+                count=total.live_count,
+                rate=total.live_bytes / seconds if seconds else 0.0,
+            )
+            for stack, total in top
+            if total.live_count > 0
+        )
+
+    def _label(self, stack: int) -> str:
+        names = [_name(frame) for frame in self.frames(stack)]
+        # The innermost frame is the allocator's function itself, which says nothing about who called it.
+        return " < ".join(names[1 : 1 + _LABEL_FRAMES] or names) or "(no frames)"
+
+
+def _name(frame: Frame) -> str:
+    if frame.function:
+        return frame.function
+    module = (frame.module or "").rpartition("/")[2]
+    return f"{module}+{frame.offset:#x}" if module else f"{frame.offset:#x}"
