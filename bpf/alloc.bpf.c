@@ -1,8 +1,8 @@
 /* alloc.bpf.c: probes on the malloc family: the set of live blocks and the totals of each stack.
  *
  * A call counts once, however the allocator implements it: while one is in flight in a thread, calls from deeper
- * frames belong to it. Which call a return belongs to follows from the stack pointer, so that a call that never
- * returns (longjmp, exception, thread end) cannot shift the count for ever.
+ * frames belong to it. Which call a return belongs to follows from the stack pointer, and a call that never returns
+ * (longjmp, exception, thread end) is recognised by its return address being gone, so neither can shift the count.
  */
 
 /* (address, process, program) -> block. Full: COUNT_LIVE_FULL, and the stack's totals say how much. */
@@ -10,8 +10,6 @@ BPF_F_TABLE("hash", struct live_key, struct live_value, live, MAX_LIVE, BPF_F_NO
 /* (stack, program) -> totals, only ever added to. Full: COUNT_TOTALS_FULL. */
 BPF_F_TABLE("hash", struct totals_key, struct totals, totals, MAX_STACKS, BPF_F_NO_PREALLOC);
 
-/* No allocator's own frames reach further: a call from deeper down than this is not nested in the pending one. */
-#define NESTED_SPAN (256 * 1024)
 #define RETURNED 8 /* what `ret` pops: a return probe sees the stack pointer above the return address */
 
 static inline struct totals *totals_of(u64 stack, u64 epoch)
@@ -81,46 +79,75 @@ static inline void put_block(struct control *c, u64 address, struct live_value *
 		count(COUNT_LIVE_FULL);
 }
 
-static inline int call_enters(struct pt_regs *ctx, u32 op, u64 size, u64 pointer)
+/* A program that all entry probes go on to: 0 -> call_enters. Set at load. Compiling its body into each of them would
+ * double the time from the command to the first probe.
+ */
+BPF_PROG_ARRAY(call_programs, 1);
+
+static inline int call_entered(struct pt_regs *ctx, u32 op, u64 size, u64 pointer)
 {
-	struct control *c = traced();
-	if (!c)
+	if (!traced())
 		return 0;
 	count(COUNT_PROBE_HITS);
 	struct thread_state *t = this_thread();
 	if (!t)
 		return 0;
+	t->entered_op = op;
+	t->entered_size = size;
+	t->entered_pointer = pointer;
+	call_programs.call(ctx, 0);
+	count(COUNT_TAIL_CALLS_FAILED);
+	return 0;
+}
+
+/* Decide whether the call is the outermost one, and take out what it replaces. Returns 1 where it is. */
+static inline int begin_call(struct thread_state *t, struct control *c, u64 sp, u64 caller)
+{
+	if (in_pending_call(c, t, sp))
+		return 0;
+	if (t->call_op != CALL_NONE) {
+		/* Jumped to by the pending call: the return address is its return probe's, which is no code of the target. */
+		if (sp == t->call_sp && !is_code(caller))
+			return 0;
+		/* A throwing function has no return probe, so its jump to another one cannot be told from a new call. */
+		if (sp != t->call_sp || caller != t->call_return)
+			count(COUNT_CALLS_ABANDONED);
+	}
+	t->call_op = t->entered_op;
+	t->call_size = t->entered_size;
+	t->call_pointer = t->entered_pointer;
+	t->call_sp = sp;
+	t->call_return = caller;
+	t->call_has_old = 0;
+	if (t->call_op == CALL_REALLOC && t->call_pointer) {
+		t->call_has_old = take_block(c, t->call_pointer, &t->call_old);
+		if (!t->call_has_old)
+			count(COUNT_FREES_UNKNOWN);
+	}
+	return 1;
+}
+
+/* Never attached: call_entered goes on here. */
+int call_enters(struct pt_regs *ctx)
+{
+	struct control *c = control_block();
+	struct thread_state *t = find_thread();
+	if (!c || !t)
+		return 0;
 	u64 sp = PT_REGS_SP(ctx);
 	u64 caller = 0;
 	if (bpf_probe_read_user(&caller, sizeof(caller), (void *)sp))
 		count(COUNT_READ_FAILED);
-	int tail_call = 0;
-	if (t->call_op != CALL_NONE) {
-		if (sp < t->call_sp && t->call_sp - sp < NESTED_SPAN)
-			return 0;
-		/* Jumped to, not called: the return address is the pending return probe's, which lies outside the code. */
-		tail_call = sp == t->call_sp && !is_code(caller);
-		if (!tail_call)
-			count(COUNT_CALLS_ABANDONED);
-	}
-	t->call_size = size;
-	t->call_pointer = pointer;
-	t->call_op = op;
-	t->call_sp = sp;
-	if (tail_call && t->call_has_old)
+	if (!begin_call(t, c, sp, caller))
 		return 0;
-	t->call_has_old = 0;
-	if (op == CALL_REALLOC && pointer)
-		t->call_has_old = take_block(c, pointer, &t->call_old);
-	if (op == CALL_REALLOC && pointer && !t->call_has_old)
-		count(COUNT_FREES_UNKNOWN);
-	if (tail_call)
-		return 0;
-	t->call_return = caller;
 	return stack_at_entry(ctx, t, caller);
 }
 
-static inline int call_returns(struct pt_regs *ctx, u64 popped)
+/* Return probe of the functions that cannot throw, and plain probe on the `ret` instructions of those that may: a
+ * return probe would end the target when an exception passes it. (A call made by the pending one cannot be mistaken
+ * for it: the ABI aligns the stack, so its stack pointer is at least 8 lower at its return, too.)
+ */
+int call_returns(struct pt_regs *ctx)
 {
 	struct control *c = traced();
 	if (!c)
@@ -128,7 +155,9 @@ static inline int call_returns(struct pt_regs *ctx, u64 popped)
 	struct thread_state *t = find_thread();
 	if (!t || t->call_op == CALL_NONE)
 		return 0;
-	u64 sp = PT_REGS_SP(ctx) - popped;
+	u64 sp = PT_REGS_SP(ctx);
+	if (t->call_op != CALL_NEW)
+		sp -= RETURNED;
 	if (sp != t->call_sp) {
 		if (sp > t->call_sp) {
 			count(COUNT_CALLS_ABANDONED);
@@ -168,44 +197,37 @@ static inline int call_returns(struct pt_regs *ctx, u64 popped)
 
 int enter_malloc(struct pt_regs *ctx)
 {
-	return call_enters(ctx, CALL_PLAIN, PT_REGS_PARM1(ctx), 0);
+	return call_entered(ctx, CALL_PLAIN, PT_REGS_PARM1(ctx), 0);
 }
 
 int enter_calloc(struct pt_regs *ctx)
 {
-	return call_enters(ctx, CALL_PLAIN, PT_REGS_PARM1(ctx) * PT_REGS_PARM2(ctx), 0);
+	return call_entered(ctx, CALL_PLAIN, PT_REGS_PARM1(ctx) * PT_REGS_PARM2(ctx), 0);
 }
 
 int enter_realloc(struct pt_regs *ctx)
 {
-	return call_enters(ctx, CALL_REALLOC, PT_REGS_PARM2(ctx), PT_REGS_PARM1(ctx));
+	return call_entered(ctx, CALL_REALLOC, PT_REGS_PARM2(ctx), PT_REGS_PARM1(ctx));
 }
 
 int enter_reallocarray(struct pt_regs *ctx)
 {
-	return call_enters(ctx, CALL_REALLOC, PT_REGS_PARM2(ctx) * PT_REGS_PARM3(ctx), PT_REGS_PARM1(ctx));
+	return call_entered(ctx, CALL_REALLOC, PT_REGS_PARM2(ctx) * PT_REGS_PARM3(ctx), PT_REGS_PARM1(ctx));
 }
 
 int enter_memalign(struct pt_regs *ctx)
 {
-	return call_enters(ctx, CALL_PLAIN, PT_REGS_PARM2(ctx), 0);
+	return call_entered(ctx, CALL_PLAIN, PT_REGS_PARM2(ctx), 0);
 }
 
 int enter_posix_memalign(struct pt_regs *ctx)
 {
-	return call_enters(ctx, CALL_POSIX_MEMALIGN, PT_REGS_PARM3(ctx), PT_REGS_PARM1(ctx));
+	return call_entered(ctx, CALL_POSIX_MEMALIGN, PT_REGS_PARM3(ctx), PT_REGS_PARM1(ctx));
 }
 
-/* Return probe of the functions that cannot throw. */
-int return_probe(struct pt_regs *ctx)
+int enter_new(struct pt_regs *ctx)
 {
-	return call_returns(ctx, RETURNED);
-}
-
-/* Plain probe on a `ret` instruction of a function that may throw. */
-int at_return_instruction(struct pt_regs *ctx)
-{
-	return call_returns(ctx, 0);
+	return call_entered(ctx, CALL_NEW, PT_REGS_PARM1(ctx), 0);
 }
 
 int enter_free(struct pt_regs *ctx)
@@ -217,10 +239,7 @@ int enter_free(struct pt_regs *ctx)
 	if (!c)
 		return 0;
 	count(COUNT_PROBE_HITS);
-	struct thread_state *t = find_thread();
-	u64 sp = PT_REGS_SP(ctx);
-	if (t && t->call_op != CALL_NONE && sp < t->call_sp && t->call_sp - sp < NESTED_SPAN)
-		return 0;
+	/* Also where realloc frees the old block by itself: that one has been taken out at realloc's entry. */
 	struct live_value old;
 	if (take_block(c, address, &old))
 		count(COUNT_FREES);

@@ -1,6 +1,6 @@
 /* common.bpf.c: the maps that all probes share, the state of each traced thread, counters and stacks. */
 
-enum call_op { CALL_NONE, CALL_PLAIN, CALL_REALLOC, CALL_POSIX_MEMALIGN };
+enum call_op { CALL_NONE, CALL_PLAIN, CALL_NEW, CALL_REALLOC, CALL_POSIX_MEMALIGN };
 enum syscall_op { SYS_NONE, SYS_MMAP, SYS_MUNMAP, SYS_MREMAP, SYS_BRK, SYS_MADVISE, SYS_MPROTECT };
 /* What is to be done once a stack is known. */
 enum stack_use { FOR_ALLOCATION, FOR_MAPPING, FOR_RSS };
@@ -18,8 +18,14 @@ struct thread_state {
 	struct live_value call_old; /* realloc: what is restored if the call fails */
 	u32 call_op;
 	u32 call_has_old;
+	/* The call that has just been entered, on its way from its probe to call_enters. */
+	u64 entered_size;
+	u64 entered_pointer;
+	u32 entered_op;
+	u32 hole;
 	/* The system call in flight. */
 	u64 sys_args[6];
+	u64 sys_sp;
 	u32 sys_op;
 	u32 stack_use;
 	u64 fault_address; /* 0: none since the last traced system call */
@@ -99,6 +105,25 @@ static inline int is_code(u64 address)
 	return bits && (*bits >> (bit & 63)) & 1;
 }
 
+/* No allocator's own frames reach further: what happens deeper down than this is not part of the pending call. */
+#define NESTED_SPAN (256 * 1024)
+
+/* Whether what happens at stack pointer `sp` is part of the pending allocator call. A call that was left by longjmp or
+ * an exception is still on record, so look whether its return address is in its place: the true one where no return
+ * probe is used, else the address of the probes' trampoline.
+ */
+static inline int in_pending_call(struct control *c, struct thread_state *t, u64 sp)
+{
+	u64 slot = 0;
+	if (t->call_op == CALL_NONE || sp >= t->call_sp || t->call_sp - sp >= NESTED_SPAN)
+		return 0;
+	if (bpf_probe_read_user(&slot, sizeof(slot), (void *)t->call_sp))
+		return 0;
+	if (t->call_op == CALL_NEW)
+		return slot == t->call_return;
+	return c->trampoline ? slot == c->trampoline : !is_code(slot);
+}
+
 /* Cut the stack where it leaves the code, hash it and keep its frames. Returns the stack's id, 0 for an empty one.
  * The hash mixes every frame by multiplication with a 64-bit odd constant, so that equal ids mean equal frames
  * for all practical purposes (birthday bound: 10^5 stacks collide with a chance of 3 in 10^10).
@@ -108,6 +133,7 @@ static inline u64 keep_stack(struct thread_state *t)
 	u64 hash = 0x9e3779b97f4a7c15ULL;
 	u32 depth = 0;
 	u32 n = t->stack.depth;
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_DEPTH; i++) {
 		if (i >= n)
 			break;

@@ -7,6 +7,39 @@
 #define STACK_BITMAP_WORDS 1024 /* 65,536 bits, one per 2 MiB of address space, folded */
 #define CODE_GRANULE_SHIFT 21
 
+/* System call numbers (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h) and where the
+ * kernel's pt_regs hold their arguments.
+ */
+#if defined(__x86_64__)
+#define NR_MMAP 9
+#define NR_MPROTECT 10
+#define NR_MUNMAP 11
+#define NR_BRK 12
+#define NR_MREMAP 25
+#define NR_MADVISE 28
+#define SYSCALL_ARG0(regs) ((regs).di)
+#define SYSCALL_ARG1(regs) ((regs).si)
+#define SYSCALL_ARG2(regs) ((regs).dx)
+#define SYSCALL_ARG3(regs) ((regs).r10)
+#define SYSCALL_ARG4(regs) ((regs).r8)
+#define SYSCALL_ARG5(regs) ((regs).r9)
+#define USER_SP(regs) ((regs).sp)
+#else
+#define NR_BRK 214
+#define NR_MUNMAP 215
+#define NR_MREMAP 216
+#define NR_MMAP 222
+#define NR_MPROTECT 226
+#define NR_MADVISE 233
+#define SYSCALL_ARG0(regs_) ((regs_).regs[0])
+#define SYSCALL_ARG1(regs_) ((regs_).regs[1])
+#define SYSCALL_ARG2(regs_) ((regs_).regs[2])
+#define SYSCALL_ARG3(regs_) ((regs_).regs[3])
+#define SYSCALL_ARG4(regs_) ((regs_).regs[4])
+#define SYSCALL_ARG5(regs_) ((regs_).regs[5])
+#define USER_SP(regs_) ((regs_).sp)
+#endif
+
 /* Each failure path has its counter; user space prints those that are not zero. The order is the index. */
 enum counter {
 	COUNT_ALLOCATIONS,         /* successful allocations seen */
@@ -27,6 +60,7 @@ enum counter {
 	COUNT_CALLS_ABANDONED,     /* LOSS: allocation calls that never returned (longjmp, exception, thread end) */
 	COUNT_FREES_MISSED,        /* LOSS: blocks reused by the allocator without a free that memtrace saw */
 	COUNT_READ_FAILED,         /* LOSS: target memory that could not be read at a probe */
+	COUNT_TAIL_CALLS_FAILED,   /* LOSS: calls missed: a BPF program could not go on to the next */
 	COUNT_STACKS_EMPTY,        /* LOSS: stacks of which not one frame could be read */
 	COUNT_RSS_UNSEEDED,        /* LOSS: RSS changes of unknown size (first of their kind after an exec) */
 	COUNTERS
@@ -39,6 +73,7 @@ struct control {
 	u64 brk;        /* end of the brk heap; user space seeds it, brk exits keep it */
 	u64 heap_start; /* start of the brk heap; 0: unknown */
 	u64 mm_id;      /* rss_stat's id of the target's mm; 0: not seen yet */
+	u64 trampoline; /* where the kernel's return probes divert to; 0: not known yet. Set by user space */
 };
 
 struct live_key {

@@ -1,20 +1,9 @@
 /* vma.bpf.c: system calls that change the address space, as events.
  *
  * What releases address space is sent at entry, what acquires it at exit: with release at exit, two threads that
- * hand an address on to each other are seen in the wrong order.
+ * hand an address on to each other are seen in the wrong order. The raw tracepoints sys_enter and sys_exit are used,
+ * as they pass the user's registers and detach at once; every other process pays a comparison of its id for them.
  */
-
-struct sys_enter_args {
-	u64 common;
-	u64 nr;
-	u64 args[6];
-};
-
-struct sys_exit_args {
-	u64 common;
-	u64 nr;
-	s64 result;
-};
 
 #define PAGE_UP(x) (((x) + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1ULL))
 #define MREMAP_DONTUNMAP 4
@@ -36,43 +25,7 @@ static inline void blank_event(struct thread_state *t, u32 kind)
 	e->address = e->length = e->old_address = e->old_length = e->offset = e->stack = 0;
 	e->prot = e->flags = 0;
 	e->fd = -1;
-	e->in_allocator = t->call_op != CALL_NONE;
-}
-
-/* `arguments`: how many the call has; the kernel refuses a program that could read past them. */
-static inline struct thread_state *syscall_enters(struct sys_enter_args *ctx, u32 op, u32 arguments)
-{
-	if (!traced())
-		return NULL;
-	struct thread_state *t = this_thread();
-	if (!t)
-		return NULL;
-	t->sys_op = op;
-	t->fault_address = 0;
-	t->sys_args[0] = ctx->args[0];
-	if (arguments > 1)
-		t->sys_args[1] = ctx->args[1];
-	if (arguments > 2)
-		t->sys_args[2] = ctx->args[2];
-	if (arguments > 3)
-		t->sys_args[3] = ctx->args[3];
-	if (arguments > 4)
-		t->sys_args[4] = ctx->args[4];
-	if (arguments > 5)
-		t->sys_args[5] = ctx->args[5];
-	return t;
-}
-
-/* The state of a thread that leaves the call it entered while traced, else NULL. */
-static inline struct thread_state *syscall_leaves(u32 op)
-{
-	if (!traced())
-		return NULL;
-	struct thread_state *t = find_thread();
-	if (!t || t->sys_op != op)
-		return NULL;
-	t->sys_op = SYS_NONE;
-	return t;
+	e->in_allocator = 0;
 }
 
 static inline int failed(s64 result)
@@ -80,154 +33,137 @@ static inline int failed(s64 result)
 	return result < 0 && result >= -4095;
 }
 
-/* Send the event, with the stack where no allocator stands between the caller and the kernel. */
-static inline int send_mapping(void *ctx, struct thread_state *t)
+/* Send what the call is about to release. */
+static inline void send_release(struct thread_state *t, u32 op, struct control *c)
 {
-	if (t->event.in_allocator) {
-		send(t);
+	u64 address = t->sys_args[0], length = PAGE_UP(t->sys_args[1]);
+	if (op == SYS_BRK) {
+		if (!address || !c->brk || PAGE_UP(address) >= PAGE_UP(c->brk))
+			return;
+		length = PAGE_UP(c->brk) - PAGE_UP(address);
+		address = PAGE_UP(address);
+	}
+	if (op == SYS_MREMAP) {
+		blank_event(t, EVENT_REMAP_ENTER);
+		t->event.old_address = address;
+		t->event.old_length = length;
+		t->event.flags = t->sys_args[3];
+	} else {
+		blank_event(t, EVENT_UNMAP);
+		t->event.address = address;
+		t->event.length = length;
+	}
+	send(t);
+}
+
+/* Raw tracepoint sys_enter: args are (registers, number). */
+int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 number = ctx->args[1];
+	u32 op;
+	if (number == NR_MMAP)
+		op = SYS_MMAP;
+	else if (number == NR_MUNMAP)
+		op = SYS_MUNMAP;
+	else if (number == NR_BRK)
+		op = SYS_BRK;
+	else if (number == NR_MREMAP)
+		op = SYS_MREMAP;
+	else if (number == NR_MADVISE)
+		op = SYS_MADVISE;
+	else if (number == NR_MPROTECT)
+		op = SYS_MPROTECT;
+	else
+		return 0;
+	struct control *c = traced();
+	if (!c)
+		return 0;
+	struct thread_state *t = this_thread();
+	if (!t)
+		return 0;
+	struct pt_regs regs;
+	if (bpf_probe_read_kernel(&regs, sizeof(regs), (void *)ctx->args[0])) {
+		count(COUNT_READ_FAILED);
 		return 0;
 	}
-	return stack_in_kernel(ctx, t, FOR_MAPPING);
-}
-
-int enter_mmap(struct sys_enter_args *ctx)
-{
-	syscall_enters(ctx, SYS_MMAP, 6);
+	t->sys_op = op;
+	t->sys_sp = USER_SP(regs);
+	t->fault_address = 0;
+	t->sys_args[0] = SYSCALL_ARG0(regs);
+	t->sys_args[1] = SYSCALL_ARG1(regs);
+	t->sys_args[2] = SYSCALL_ARG2(regs);
+	t->sys_args[3] = SYSCALL_ARG3(regs);
+	t->sys_args[4] = SYSCALL_ARG4(regs);
+	t->sys_args[5] = SYSCALL_ARG5(regs);
+	if (op == SYS_MUNMAP || op == SYS_MREMAP || op == SYS_BRK)
+		send_release(t, op, c);
 	return 0;
 }
 
-int exit_mmap(struct sys_exit_args *ctx)
+/* The event of a call that returned; 0 where there is none. */
+static inline u32 describe(struct thread_state *t, u32 op, s64 result, struct control *c)
 {
-	struct thread_state *t = syscall_leaves(SYS_MMAP);
-	if (!t || failed(ctx->result))
+	struct event *e = &t->event;
+	blank_event(t, 0);
+	e->address = t->sys_args[0];
+	e->length = PAGE_UP(t->sys_args[1]);
+	if (op == SYS_MREMAP) {
+		e->old_address = t->sys_args[0];
+		e->old_length = PAGE_UP(t->sys_args[1]);
+		e->address = result; /* or -errno: what was released at entry is still there */
+		e->length = PAGE_UP(t->sys_args[2]);
+		e->flags = t->sys_args[3];
+		return EVENT_REMAP;
+	}
+	if (op == SYS_MUNMAP)
+		return failed(result) ? EVENT_RESYNC : 0;
+	if (op == SYS_BRK) {
+		u64 before = c->brk, now = result;
+		c->brk = now;
+		if (!c->heap_start)
+			c->heap_start = now;
+		e->address = PAGE_UP(before);
+		e->length = PAGE_UP(now) - PAGE_UP(before);
+		return before && PAGE_UP(now) > PAGE_UP(before) ? EVENT_BRK_GROW : 0;
+	}
+	if (failed(result))
 		return 0;
-	blank_event(t, EVENT_MAP);
-	t->event.address = ctx->result;
-	t->event.length = PAGE_UP(t->sys_args[1]);
-	t->event.prot = t->sys_args[2];
-	t->event.flags = t->sys_args[3];
-	t->event.fd = t->sys_args[4];
-	t->event.offset = t->sys_args[5];
-	return send_mapping(ctx, t);
+	if (op == SYS_MMAP) {
+		e->address = result;
+		e->prot = t->sys_args[2];
+		e->flags = t->sys_args[3];
+		e->fd = t->sys_args[4];
+		e->offset = t->sys_args[5];
+		return EVENT_MAP;
+	}
+	if (op == SYS_MPROTECT) {
+		e->prot = t->sys_args[2];
+		return EVENT_PROTECT;
+	}
+	e->flags = t->sys_args[2];
+	return EVENT_ADVISE;
 }
 
-int enter_munmap(struct sys_enter_args *ctx)
+/* Raw tracepoint sys_exit: args are (registers, result). */
+int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct thread_state *t = syscall_enters(ctx, SYS_MUNMAP, 2);
-	if (!t)
+	struct control *c = traced();
+	if (!c)
 		return 0;
-	blank_event(t, EVENT_UNMAP);
-	t->event.address = t->sys_args[0];
-	t->event.length = PAGE_UP(t->sys_args[1]);
-	send(t);
-	return 0;
-}
-
-int exit_munmap(struct sys_exit_args *ctx)
-{
-	struct thread_state *t = syscall_leaves(SYS_MUNMAP);
-	if (!t || !failed(ctx->result))
+	struct thread_state *t = find_thread();
+	if (!t || t->sys_op == SYS_NONE)
 		return 0;
-	blank_event(t, EVENT_RESYNC);
-	send(t);
-	return 0;
-}
-
-int enter_mremap(struct sys_enter_args *ctx)
-{
-	struct thread_state *t = syscall_enters(ctx, SYS_MREMAP, 5);
-	if (!t)
+	u32 op = t->sys_op;
+	t->sys_op = SYS_NONE;
+	u32 kind = describe(t, op, ctx->args[1], c);
+	if (!kind)
 		return 0;
-	blank_event(t, EVENT_REMAP_ENTER);
-	t->event.old_address = t->sys_args[0];
-	t->event.old_length = PAGE_UP(t->sys_args[1]);
-	t->event.flags = t->sys_args[3];
-	send(t);
-	return 0;
-}
-
-int exit_mremap(struct sys_exit_args *ctx)
-{
-	struct thread_state *t = syscall_leaves(SYS_MREMAP);
-	if (!t)
-		return 0;
-	blank_event(t, EVENT_REMAP);
-	t->event.old_address = t->sys_args[0];
-	t->event.old_length = PAGE_UP(t->sys_args[1]);
-	t->event.address = ctx->result;
-	t->event.length = PAGE_UP(t->sys_args[2]);
-	t->event.flags = t->sys_args[3];
-	return send_mapping(ctx, t);
-}
-
-int enter_brk(struct sys_enter_args *ctx)
-{
-	struct thread_state *t = syscall_enters(ctx, SYS_BRK, 1);
-	struct control *c = control_block();
-	if (!t || !c)
-		return 0;
-	u64 wanted = t->sys_args[0];
-	if (!wanted || !c->brk || wanted >= c->brk || PAGE_UP(wanted) == PAGE_UP(c->brk))
-		return 0;
-	blank_event(t, EVENT_UNMAP);
-	t->event.address = PAGE_UP(wanted);
-	t->event.length = PAGE_UP(c->brk) - PAGE_UP(wanted);
-	send(t);
-	return 0;
-}
-
-int exit_brk(struct sys_exit_args *ctx)
-{
-	struct thread_state *t = syscall_leaves(SYS_BRK);
-	struct control *c = control_block();
-	if (!t || !c)
-		return 0;
-	u64 before = c->brk, now = ctx->result;
-	c->brk = now;
-	if (!c->heap_start)
-		c->heap_start = now;
-	if (!before || PAGE_UP(now) <= PAGE_UP(before))
-		return 0;
-	blank_event(t, EVENT_BRK_GROW);
-	t->event.address = PAGE_UP(before);
-	t->event.length = PAGE_UP(now) - PAGE_UP(before);
-	return send_mapping(ctx, t);
-}
-
-int enter_mprotect(struct sys_enter_args *ctx)
-{
-	syscall_enters(ctx, SYS_MPROTECT, 3);
-	return 0;
-}
-
-int exit_mprotect(struct sys_exit_args *ctx)
-{
-	struct thread_state *t = syscall_leaves(SYS_MPROTECT);
-	if (!t || failed(ctx->result))
-		return 0;
-	blank_event(t, EVENT_PROTECT);
-	t->event.address = t->sys_args[0];
-	t->event.length = PAGE_UP(t->sys_args[1]);
-	t->event.prot = t->sys_args[2];
-	send(t);
-	return 0;
-}
-
-int enter_madvise(struct sys_enter_args *ctx)
-{
-	syscall_enters(ctx, SYS_MADVISE, 3);
-	return 0;
-}
-
-int exit_madvise(struct sys_exit_args *ctx)
-{
-	struct thread_state *t = syscall_leaves(SYS_MADVISE);
-	if (!t || failed(ctx->result))
-		return 0;
-	blank_event(t, EVENT_ADVISE);
-	t->event.address = t->sys_args[0];
-	t->event.length = PAGE_UP(t->sys_args[1]);
-	t->event.flags = t->sys_args[2];
+	t->event.kind = kind;
+	int acquires = kind == EVENT_MAP || kind == EVENT_REMAP || kind == EVENT_BRK_GROW;
+	t->event.in_allocator = in_pending_call(c, t, t->sys_sp);
+	/* The stack is of use where no allocator stands between the caller and the kernel. */
+	if (acquires && !t->event.in_allocator)
+		return stack_in_kernel(ctx, t, FOR_MAPPING);
 	send(t);
 	return 0;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any
@@ -27,7 +28,7 @@ class _PidFirst(click.Group):
 @click.group(
     cls=_PidFirst,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Examples:  sudo memtrace 1234    sudo memtrace 1234 -d 30    sudo memtrace 1234 -d 30 --json -o report.json",
+    epilog="Examples:  sudo memtrace 1234    sudo memtrace 1234 -d 30    sudo memtrace 1234 -d 30 --json -o out.json",
 )
 @click.version_option(__version__, "-V", "--version", message="memtrace %(version)s")
 def cli() -> None:
@@ -78,7 +79,5 @@ def _print_error(cause: str, fix: str | None) -> None:
     lines = [f"memtrace: {printable(cause)}"]
     if fix:
         lines.append(f"  {printable(fix)}")
-    try:
+    with contextlib.suppress(OSError):  # the terminal may be gone: then the exit code says it
         print("\n".join(lines), file=sys.stderr, flush=True)
-    except OSError:
-        pass  # the terminal is gone: the exit code says it

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tracer.heap.allocators import AllocatorImage, find_allocator
+from tracer.heap.placement import place
 from tracer.model.vma import Vma
 from tracer.symbols.elf import ElfError, ElfImage
 
@@ -45,7 +46,10 @@ class Discovery:
         path = vma.path.decode("utf-8", "backslashreplace")
         try:
             with ElfImage.open(map_file) as image:
-                return FoundImage(path, map_file, find_allocator(image, path), image.is_go, image.is_static)
+                allocator = find_allocator(image, path)
+                if allocator is not None:
+                    allocator = place(image, allocator)
+                return FoundImage(path, map_file, allocator, image.is_go, image.is_static)
         except ElfError:
             return None  # JIT caches, data mapped executable: no ELF file, so no allocator in it
         except OSError as error:

@@ -29,7 +29,8 @@ class Books:
     """The closed books: ``rows`` sum to the growth of the RSS counters, ``classes`` and ``vmas`` to that of the VMAs.
 
     ``between_reads`` is the difference of the two: what changed between reading the VMAs and the counters.
-    ``resident_by_stack`` holds what of each stack's memory is resident, keyed by (``live`` or ``faulted``, stack) and (``mapped``, origin).
+    ``resident_by_stack`` holds what of each stack's memory is resident, keyed by
+    (``live`` or ``faulted``, stack) and (``mapped``, origin).
     """
 
     rows: tuple[LedgerRow, ...]

@@ -15,7 +15,7 @@ CODE_GRANULE_SHIFT = 21
 CODE_BITMAP_WORDS = 1024
 RSS_MEMBERS = ("file", "anon", "swap", "shmem")
 
-CONTROL = struct.Struct("<5Q")
+CONTROL = struct.Struct("<6Q")
 LIVE_KEY = struct.Struct("<QII")
 LIVE_VALUE = struct.Struct("<3Q")
 TOTALS_KEY = struct.Struct("<2Q")
@@ -91,6 +91,7 @@ class Control(NamedTuple):
     brk: int = 0
     heap_start: int = 0
     mm_id: int = 0
+    trampoline: int = 0
 
 
 class Totals(NamedTuple):

@@ -21,7 +21,7 @@ _ENTRY_PROGRAMS = {
     AllocShape.MEMALIGN: "enter_memalign",
     AllocShape.POSIX_MEMALIGN: "enter_posix_memalign",
     AllocShape.FREE: "enter_free",
-    AllocShape.NEW: "enter_malloc",
+    AllocShape.NEW: "enter_new",
     AllocShape.DELETE: "enter_free",
 }
 _RELEASING = "enter_free"
@@ -40,6 +40,10 @@ class MallocProbes:
 
     def __post_init__(self) -> None:
         self.uses_links = supports_uprobe_multi(self.program)
+        self.program.set_tail_call("call_programs", self._load("call_enters"))
+
+    def _load(self, function: str) -> int:
+        return self.program.load(function, "KPROBE", kernel.BPF_TRACE_UPROBE_MULTI if self.uses_links else -1)
 
     def attach(self, image: FoundImage) -> int:
         """Probe an image's allocator; returns how many places are probed now. Failures go to ``failed``.
@@ -58,8 +62,7 @@ class MallocProbes:
         return self.attached - before
 
     def _attach_group(self, image: FoundImage, function: str, sites: Sequence[ProbeSite], *, on_return: bool) -> None:
-        attach_type = kernel.BPF_TRACE_UPROBE_MULTI if self.uses_links else -1
-        fd = self.program.load(function, "KPROBE", attach_type)
+        fd = self._load(function)
         if (
             self.uses_links
             and self._try(
@@ -98,9 +101,7 @@ class MallocProbes:
 
 
 def _order(site: ProbeSite) -> tuple[int, str, bool]:
-    if site.kind == "return":
-        return 1, "return_probe", True
-    if site.kind == "ret-instruction":
-        return 1, "at_return_instruction", False
+    if site.kind != "entry":
+        return 1, "call_returns", site.kind == "return"
     function = _ENTRY_PROGRAMS[site.shape]
     return (0 if function == _RELEASING else 2), function, False

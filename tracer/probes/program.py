@@ -99,6 +99,10 @@ class Program:
                 ) from error
         return int(loaded.fd)
 
+    def set_tail_call(self, array: str, program_fd: int) -> None:
+        """Put a program into slot 0 of a program array."""
+        KernelMap(self._bpf[array].map_fd, 4, 4).put(bytes(4), program_fd.to_bytes(4, "little"))
+
     def map(self, name: str) -> KernelMap:
         """Return a map by its name in the C source."""
         return self._maps[name]

@@ -11,8 +11,11 @@ from tracer.errors import KernelError
 from tracer.probes import kernel
 from tracer.probes.program import Program
 
-SYSCALLS = ("mmap", "munmap", "mremap", "brk", "mprotect", "madvise")
+# What must be there. Exit before enter: a call whose exit is traced but not its enter is ignored; the other way round
+# its thread would look as if it were still inside.
 _RAW = {
+    "sys_exit": "on_sys_exit",
+    "sys_enter": "on_sys_enter",
     "sched_process_exec": "on_exec",
     "task_newtask": "on_new_task",
     "sched_process_exit": "on_thread_exit",
@@ -41,44 +44,17 @@ def attach_tracepoints(program: Program) -> Tracepoints:
     """Attach all that exist here; raises KernelError only where the process's VMAs cannot be followed at all."""
     attached = Tracepoints()
     try:
-        tracefs = kernel.open_tracefs()
-    except OSError as error:
-        raise KernelError(
-            f"tracefs cannot be opened: {error.strerror}",
-            "mount it: mount -t tracefs tracefs /sys/kernel/tracing (needs CONFIG_FTRACE)",
-        ) from error
-    try:
-        _attach_syscalls(program, tracefs, attached)
-        _attach_rss(program, tracefs, attached)
+        _attach_rss(program, attached)
         _attach_raw(program, attached)
     except BaseException:
         attached.close()
         raise
-    finally:
-        os.close(tracefs)
     return attached
 
 
-def _attach_syscalls(program: Program, tracefs: int, attached: Tracepoints) -> None:
-    for name in SYSCALLS:
-        # Exit before enter: a call whose exit is traced but not its enter is ignored; the other way round its
-        # thread would look as if it were still inside.
-        for side in ("exit", "enter"):
-            try:
-                event_id = int(kernel.read_at(tracefs, f"events/syscalls/sys_{side}_{name}/id"))
-                fd = kernel.open_tracepoint(program.load(f"{side}_{name}", "TRACEPOINT"), event_id)
-            except OSError as error:
-                raise KernelError(
-                    f"the tracepoint syscalls:sys_{side}_{name} cannot be attached: {error.strerror}",
-                    "memtrace needs a kernel with CONFIG_FTRACE_SYSCALLS, and CAP_SYS_ADMIN",
-                ) from error
-            attached.descriptors.append(fd)
-
-
-def _attach_rss(program: Program, tracefs: int, attached: Tracepoints) -> None:
+def _attach_rss(program: Program, attached: Tracepoints) -> None:
     try:
-        described = kernel.read_at(tracefs, "events/kmem/rss_stat/format").decode("ascii", "replace")
-        event_id = int(kernel.read_at(tracefs, "events/kmem/rss_stat/id"))
+        described, event_id = _rss_stat_event()
     except OSError as error:
         attached.missing.append(f"kmem:rss_stat is missing ({error.strerror}): no RSS growth by fault stack")
         return
@@ -105,7 +81,20 @@ def _attach_raw(program: Program, attached: Tracepoints) -> None:
         try:
             attached.descriptors.append(kernel.open_raw_tracepoint(name, program.load(function, "RAW_TRACEPOINT")))
         except OSError as error:
-            raise KernelError(f"the raw tracepoint {name} cannot be attached: {error.strerror}") from error
+            raise KernelError(
+                f"the raw tracepoint {name} cannot be attached: {error.strerror}",
+                "memtrace needs a kernel with CONFIG_BPF_EVENTS and CONFIG_FTRACE_SYSCALLS, and CAP_SYS_ADMIN",
+            ) from error
+
+
+def _rss_stat_event() -> tuple[str, int]:
+    """The format and the id of kmem:rss_stat; the only trace event whose fields no raw tracepoint passes."""
+    tracefs = kernel.open_tracefs()
+    try:
+        described = kernel.read_at(tracefs, "events/kmem/rss_stat/format").decode("ascii", "replace")
+        return described, int(kernel.read_at(tracefs, "events/kmem/rss_stat/id"))
+    finally:
+        os.close(tracefs)
 
 
 def rss_stat_layout_matches(described: str) -> bool:
