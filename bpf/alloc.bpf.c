@@ -103,11 +103,11 @@ static inline int call_entered(struct pt_regs *ctx, u32 op, u64 size, u64 pointe
 /* Decide whether the call is the outermost one, and take out what it replaces. Returns 1 where it is. */
 static inline int begin_call(struct thread_state *t, struct control *c, u64 sp, u64 caller)
 {
-	if (in_pending_call(c, t, sp))
+	if (in_pending_call(t, sp))
 		return 0;
 	if (t->call_op != CALL_NONE) {
 		/* Jumped to by the pending call: the return address is its return probe's, which is no code of the target. */
-		if (sp == t->call_sp && !is_code(caller))
+		if (sp == t->call_sp && is_trampoline(t, caller))
 			return 0;
 		/* A throwing function has no return probe, so its jump to another one cannot be told from a new call. */
 		if (sp != t->call_sp || caller != t->call_return)
@@ -138,9 +138,12 @@ int call_enters(struct pt_regs *ctx)
 	u64 caller = 0;
 	if (bpf_probe_read_user(&caller, sizeof(caller), (void *)sp))
 		count(COUNT_READ_FAILED);
+	/* A throwing function has no return probe that would replace its return address. */
+	if (t->entered_op != CALL_NEW)
+		unwind_hide_return(t, sp + 8, caller);
 	if (!begin_call(t, c, sp, caller))
 		return 0;
-	return stack_at_entry(ctx, t, caller);
+	return stack_at_entry(ctx, t);
 }
 
 /* Return probe of the functions that cannot throw, and plain probe on the `ret` instructions of those that may: a

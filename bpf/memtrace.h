@@ -4,8 +4,6 @@
  * Configuration arrives as -D: TARGET_TGID, MAX_LIVE, MAX_STACKS, MAX_THREADS, MAX_RSS_KEYS, EVENT_PAGES.
  */
 #define MAX_DEPTH 127
-#define STACK_BITMAP_WORDS 1024 /* 65,536 bits, one per 2 MiB of address space, folded */
-#define CODE_GRANULE_SHIFT 21
 
 /* System call numbers (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h) and where the
  * kernel's pt_regs hold their arguments.
@@ -23,7 +21,9 @@
 #define SYSCALL_ARG3(regs) ((regs).r10)
 #define SYSCALL_ARG4(regs) ((regs).r8)
 #define SYSCALL_ARG5(regs) ((regs).r9)
+#define USER_IP(regs) ((regs).ip)
 #define USER_SP(regs) ((regs).sp)
+#define USER_FP(regs) ((regs).bp)
 #else
 #define NR_BRK 214
 #define NR_MUNMAP 215
@@ -37,7 +37,9 @@
 #define SYSCALL_ARG3(regs_) ((regs_).regs[3])
 #define SYSCALL_ARG4(regs_) ((regs_).regs[4])
 #define SYSCALL_ARG5(regs_) ((regs_).regs[5])
+#define USER_IP(regs_) ((regs_).pc)
 #define USER_SP(regs_) ((regs_).sp)
+#define USER_FP(regs_) ((regs_).regs[29])
 #endif
 
 /* Each failure path has its counter; user space prints those that are not zero. The order is the index. */
@@ -61,19 +63,24 @@ enum counter {
 	COUNT_FREES_MISSED,        /* LOSS: blocks reused by the allocator without a free that memtrace saw */
 	COUNT_READ_FAILED,         /* LOSS: target memory that could not be read at a probe */
 	COUNT_TAIL_CALLS_FAILED,   /* LOSS: calls missed: a BPF program could not go on to the next */
+	COUNT_UNWIND_LOST,         /* LOSS: stacks given up: the thread's state was gone */
+	COUNT_UNWIND_TAIL_CALL,    /* LOSS: stacks cut: a BPF program could not go on to the next */
 	COUNT_STACKS_EMPTY,        /* LOSS: stacks of which not one frame could be read */
 	COUNT_RSS_UNSEEDED,        /* LOSS: RSS changes of unknown size (first of their kind after an exec) */
 	COUNTERS
 };
 
-/* What the kernel side is told, and remembers, of the one traced process. Single entry. */
+/* What the kernel side is told. Single entry, written by user space alone. */
+struct settings {
+	u64 enabled; /* 0 until the start snapshot may be taken, and again from the end snapshot on */
+};
+
+/* What the kernel side remembers of the traced process. Single entry; user space seeds it while tracing is off. */
 struct control {
-	u64 enabled;    /* user space: 0 until the start snapshot may be taken */
 	u64 epoch;      /* exec: counts the programs that this process has run; blocks of another epoch are void */
-	u64 brk;        /* end of the brk heap; user space seeds it, brk exits keep it */
+	u64 brk;        /* end of the brk heap; brk exits keep it */
 	u64 heap_start; /* start of the brk heap; 0: unknown */
 	u64 mm_id;      /* rss_stat's id of the target's mm; 0: not seen yet */
-	u64 trampoline; /* where the kernel's return probes divert to; 0: not known yet. Set by user space */
 };
 
 struct live_key {
@@ -102,12 +109,18 @@ struct totals {
 	u64 lost_bytes;
 };
 
+/* Why a stack ends where it does, and what it passed on the way. */
 enum stack_status {
-	STACK_COMPLETE = 1,
-	STACK_NO_MAPPING = 2,
-	STACK_READ_FAILED = 8,
-	STACK_TRUNCATED = 16,
+	STACK_COMPLETE = 1,        /* it reaches to where its thread began */
+	STACK_NO_MAPPING = 2,      /* a return address outside all code that is known */
+	STACK_NO_ROW = 4,          /* code without unwind information, and no frame pointer */
+	STACK_READ_FAILED = 8,     /* stack memory that could not be read */
+	STACK_TRUNCATED = 16,      /* deeper than MAX_DEPTH */
 	STACK_THROUGH_FRAME_POINTERS = 32,
+	STACK_THROUGH_SIGNAL = 64,
+	STACK_UNSUPPORTED = 128,   /* unwind information that has no coding here */
+	STACK_NO_TABLE = 256,      /* the module's unwind table was not there yet */
+	STACK_HIDDEN_RETURN = 512, /* a return address that another tracer's return probe has replaced */
 };
 
 struct stack_value {

@@ -50,15 +50,28 @@ static inline void keep_rss(struct rss_key *key, s64 delta)
 	add_rss(&coarse, delta);
 }
 
-/* Raw tracepoints exceptions:page_fault_user and page_fault_kernel: args are (address, regs, error code). */
+/* In the brk heap the allocator stands between: who touches a fresh page is not who makes the heap grow. */
+static inline int in_brk_heap(struct control *c, u64 address)
+{
+	return c->heap_start && address >= c->heap_start && address < c->brk;
+}
+
+/* Raw tracepoints exceptions:page_fault_user and page_fault_kernel: args are (address, registers, error code). The
+ * stack is taken here, where the user's registers are at hand; what the fault does to RSS follows in on_rss_stat.
+ */
 int on_page_fault(struct bpf_raw_tracepoint_args *ctx)
 {
-	if (!traced())
+	struct control *c = traced();
+	if (!c)
 		return 0;
 	struct thread_state *t = this_thread();
-	if (t)
-		t->fault_address = ctx->args[0];
-	return 0;
+	if (!t)
+		return 0;
+	t->fault_address = ctx->args[0];
+	t->fault_stack = 0;
+	if (in_brk_heap(c, t->fault_address))
+		return 0;
+	return stack_at_fault(ctx, t);
 }
 
 static inline void name_cause(struct thread_state *t, struct rss_key *key)
@@ -99,7 +112,7 @@ static inline int is_targets_mm(struct control *c, u32 mm_id, u32 curr, int in_t
 int on_rss_stat(struct rss_stat_args *ctx)
 {
 	struct control *c = control_block();
-	if (!c || !c->enabled)
+	if (!c || !is_enabled())
 		return 0;
 	int in_target = (bpf_get_current_pid_tgid() >> 32) == TARGET_TGID;
 	if (!in_target && c->mm_id != ctx->mm_id)
@@ -128,14 +141,10 @@ int on_rss_stat(struct rss_stat_args *ctx)
 	struct thread_state *t = in_target ? this_thread() : NULL;
 	if (t)
 		name_cause(t, &key);
-	/* In the brk heap the allocator stands between: who touches a fresh page is not who makes the heap grow. */
-	if (key.page && key.page >= c->heap_start && key.page < c->brk && c->heap_start)
+	if (in_brk_heap(c, key.page))
 		key.page = c->heap_start & ~(PAGE_SIZE - 1ULL);
-	else if (t && (delta > 0 || key.cause == RSS_FAULT)) { /* a copy-on-write fault takes a file page away, too */
-		t->rss_key = key;
-		t->rss_delta = delta;
-		return stack_in_kernel(ctx, t, FOR_RSS);
-	}
+	else if (t && key.cause == RSS_FAULT)
+		key.stack = t->fault_stack;
 	keep_rss(&key, delta);
 	return 0;
 }

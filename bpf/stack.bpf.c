@@ -1,64 +1,91 @@
 /* stack.bpf.c: take the user's call stack at a probe, then go on with what needs it.
  *
- * Taking a stack is the last thing that a probe does; `stack_taken` goes on from there. So an unwinder that runs over
- * several programs by tail calls fits in without a change to the probes.
+ * Taking a stack is the last thing that a probe does: the unwinder runs over several programs by tail calls, and goes
+ * on in unwind_finished.
  */
 
 static inline void send(struct thread_state *t);
-static inline void keep_rss(struct rss_key *key, s64 delta);
 
-/* Allocation calls, mappings and RSS changes go on here. */
-static inline int stack_taken(struct thread_state *t, u32 use)
+/* Keep the frames of a stack under the hash of them. Returns the stack's id, 0 for an empty one.
+ * Equal ids mean equal frames for all practical purposes (64 bits: 10^5 stacks collide with a chance of 3 in 10^10).
+ */
+static inline u64 keep_stack(struct thread_state *t)
+{
+	u64 hash = t->unwind.hash;
+	if (!t->stack.depth) {
+		count(COUNT_STACKS_EMPTY);
+		return 0;
+	}
+	if (!stacks.lookup(&hash) && stacks.update(&hash, &t->stack))
+		count(COUNT_STACKS_FULL);
+	return hash;
+}
+
+/* Allocation calls, mappings and page faults go on here. */
+static inline int unwind_finished(void *ctx, struct thread_state *t)
 {
 	u64 stack = keep_stack(t);
-	if (use == FOR_ALLOCATION) {
+	if (t->unwind.next == FOR_ALLOCATION) {
 		t->call_stack = stack;
-	} else if (use == FOR_MAPPING) {
+	} else if (t->unwind.next == FOR_MAPPING) {
 		t->event.stack = stack;
 		send(t);
 	} else {
-		t->rss_key.stack = stack;
-		struct rss_key key = t->rss_key;
-		keep_rss(&key, t->rss_delta);
+		t->fault_stack = stack;
 	}
 	return 0;
 }
 
-/* Frame-pointer stack of the current user context, from index `from` on. */
-static inline void walk_frame_pointers(void *ctx, struct thread_state *t, u32 from)
+/* As unwind_uprobe, for raw tracepoints: program arrays take programs of one type. Written once, at load. */
+BPF_PROG_ARRAY(unwind_raw_programs, 1);
+
+int unwind_raw_tracepoint(struct bpf_raw_tracepoint_args *ctx)
 {
-	long bytes;
-	t->stack.status = STACK_THROUGH_FRAME_POINTERS;
-	if (from)
-		bytes = bpf_get_stack(ctx, &t->stack.ips[1], sizeof(t->stack.ips) - 8, BPF_F_USER_STACK);
-	else
-		bytes = bpf_get_stack(ctx, &t->stack.ips[0], sizeof(t->stack.ips), BPF_F_USER_STACK);
-	if (bytes < 0) {
-		t->stack.status |= STACK_READ_FAILED;
-		bytes = 0;
+	struct thread_state *t = unwind_thread();
+	if (!t)
+		return 0;
+	if (!unwind_some(t)) {
+		unwind_raw_programs.call(ctx, 0);
+		unwind_cut(t);
 	}
-	t->stack.depth = from + (bytes >> 3);
-	if (t->stack.depth >= MAX_DEPTH)
-		t->stack.status |= STACK_TRUNCATED;
+	return unwind_end(ctx, t);
 }
 
-/* At a function's entry the caller is not on the frame-pointer chain yet: its address lies at the stack pointer.
- * frames: [function, caller, caller's caller, ...]. Kernels from 6.11 add the caller themselves at some entries
- * (arch/x86/events/core.c, is_uprobe_at_func_entry): then frame 0 stands twice, and user space drops one.
- */
-static inline int stack_at_entry(struct pt_regs *ctx, struct thread_state *t, u64 caller)
+static inline int unwind_in_raw_tracepoint(void *ctx, struct thread_state *t)
 {
-	walk_frame_pointers(ctx, t, 1);
-	t->stack.ips[0] = PT_REGS_IP(ctx);
-	if (t->stack.depth < 2)
-		t->stack.depth = 2;
-	if (t->stack.ips[2] != caller || t->stack.depth < 3)
-		t->stack.ips[1] = caller;
-	return stack_taken(t, FOR_ALLOCATION);
+	unwind_raw_programs.call(ctx, 0);
+	unwind_cut(t);
+	return unwind_end(ctx, t);
 }
 
-static inline int stack_in_kernel(void *ctx, struct thread_state *t, u32 use)
+/* At a function's entry: frames are the function, its caller, ... */
+static inline int stack_at_entry(struct pt_regs *ctx, struct thread_state *t)
 {
-	walk_frame_pointers(ctx, t, 0);
-	return stack_taken(t, use);
+	unwind_begin(t, PT_REGS_IP(ctx), PT_REGS_SP(ctx), PT_REGS_FP(ctx), UNWIND_ENTRY);
+	t->unwind.next = FOR_ALLOCATION;
+	return unwind_in_uprobe(ctx, t);
+}
+
+/* In a system call: the context of sys_exit has the user's registers. */
+static inline int stack_at_sys_exit(struct bpf_raw_tracepoint_args *ctx, struct thread_state *t)
+{
+	struct pt_regs regs;
+	if (bpf_probe_read_kernel(&regs, sizeof(regs), (void *)ctx->args[0])) {
+		count(COUNT_READ_FAILED);
+		return 0;
+	}
+	unwind_begin(t, USER_IP(regs), USER_SP(regs), USER_FP(regs), 0);
+	t->unwind.next = FOR_MAPPING;
+	return unwind_in_raw_tracepoint(ctx, t);
+}
+
+/* In a page fault that came from the kernel (read(2) into a fresh page, say), whose context has the kernel's registers. */
+static inline int stack_at_fault(struct bpf_raw_tracepoint_args *ctx, struct thread_state *t)
+{
+	u64 ip, sp, bp;
+	if (user_registers(&ip, &sp, &bp))
+		return 0;
+	unwind_begin(t, ip, sp, bp, 0);
+	t->unwind.next = FOR_FAULT;
+	return unwind_in_raw_tracepoint(ctx, t);
 }

@@ -160,10 +160,10 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	t->event.kind = kind;
 	int acquires = kind == EVENT_MAP || kind == EVENT_REMAP || kind == EVENT_BRK_GROW;
-	t->event.in_allocator = in_pending_call(c, t, t->sys_sp);
+	t->event.in_allocator = in_pending_call(t, t->sys_sp);
 	/* The stack is of use where no allocator stands between the caller and the kernel. */
 	if (acquires && !t->event.in_allocator)
-		return stack_in_kernel(ctx, t, FOR_MAPPING);
+		return stack_at_sys_exit(ctx, t);
 	send(t);
 	return 0;
 }

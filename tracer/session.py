@@ -25,10 +25,11 @@ from tracer.model.resident import ResidentPages
 from tracer.model.tracker import Tracker
 from tracer.model.vma import Snapshot
 from tracer.probes import consumer
-from tracer.probes.layout import Event, EventKind, Totals
+from tracer.probes.layout import Control, Event, EventKind, Settings, Totals
 from tracer.probes.malloc import MallocProbes
 from tracer.probes.program import Limits, Program
 from tracer.probes.tracepoints import Tracepoints, attach_tracepoints
+from tracer.probes.unwinding import UnwindTables
 from tracer.procfs.maps import read_maps
 from tracer.procfs.memory import MemoryReader
 from tracer.procfs.pagemap import Residency
@@ -39,6 +40,7 @@ from tracer.stacks import StackBook
 from tracer.symbols.resolver import Resolver
 from tracer.target import ProcessHandle, TargetInfo
 from tracer.units import human_bytes, human_seconds
+from tracer.unwind.mappings import plan_sizes
 
 _POLL_MS = 100
 # Above this many changes of RSS seen since the last drain, the kernel's table of sums is emptied before the tick.
@@ -47,6 +49,8 @@ _DRAIN_AT = 1 << 14
 _SNAPSHOT_SHARE = 0.01
 _MAX_SNAPSHOT_SECONDS = 0.1
 _MAX_PAGEMAP_READ = 4 << 30
+# How long the start may wait for unwind tables: enough for what is cached or small; the rest comes while tracing.
+_TABLES_AT_START_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class Session:
         self._epoch = 0
         self._events_lost = 0
         self._drained_at = 0
+        self._trampoline_known = False
         self._command = target.command
 
     def run(self, view: View) -> Report:
@@ -85,13 +90,14 @@ class Session:
         with ExitStack() as stack:
             self._handle = ProcessHandle(self._target)
             stack.callback(self._handle.close)
-            self._program = Program(self._target.pid, self._options.limits)
+            sizes = plan_sizes(self._target.pid, read_maps(self._target.pid))
+            self._program = Program(self._target.pid, self._options.limits, sizes)
             stack.callback(self._program.close)
             self._program.on_event(self._on_event)
             self._resolver = Resolver(self._target.pid)
             stack.callback(self._resolver.close)
             self._stacks = StackBook(self._program, self._resolver)
-            self._bitmap = consumer.CodeBitmap(self._program)
+            self._unwinding = stack.enter_context(UnwindTables(self._program, self._target.pid, sizes))
             try:
                 self._attach(stack)
                 self._begin()
@@ -109,19 +115,20 @@ class Session:
         self._notes += self._tracepoints.missing
         self._discovery = Discovery(self._target.pid)
         self._malloc = MallocProbes(self._program, self._target.pid)
-        stack.callback(self._malloc.close)
-        self._look_for_code()
+        stack.callback(lambda: self._malloc.close())  # whichever it is then: exec makes a new one
+        self._unwinding.start(read_maps(self._target.pid), _TABLES_AT_START_SECONDS)
+        self._look_for_code(late=False)
 
-    def _look_for_code(self) -> None:
+    def _look_for_code(self, *, late: bool) -> None:
         """Take note of new code: names for its frames, and probes where it is an allocator."""
         vmas = read_maps(self._target.pid)
-        self._bitmap.update(vmas)
+        self._unwinding.update(vmas)
         self._resolver.update(vmas)
         for image in self._discovery.look(vmas):
-            self._attach_to(image)
+            self._attach_to(image, late=late)
         self._code_changed = False
 
-    def _attach_to(self, image: FoundImage) -> None:
+    def _attach_to(self, image: FoundImage, *, late: bool) -> None:
         if image.is_go:
             self._note(
                 f"{image.path} is a Go program: return probes would crash it, so its allocations are not traced; "
@@ -135,8 +142,9 @@ class Session:
         if count:
             name = f"{image.allocator.name} in {image.path}"
             self._probed.append(f"{name} ({count} places)")
-            if hasattr(self, "_start"):
+            if late:
                 self._note(f"{name} was loaded while tracing: what it allocated before is not known")
+                self._say(f"now tracing: {name} ({count} places)")
 
     def _note(self, text: str) -> None:
         if text not in self._notes:
@@ -148,8 +156,8 @@ class Session:
         self._announce_cost(plan)
         start, end = self._brk_heap()
         consumer.seed_rss(self._program, read_counters(self._target.pid))
-        control = self._program.control()
-        self._program.set_control(control._replace(enabled=1, brk=end, heap_start=start))
+        self._program.seed_control(Control(brk=end, heap_start=start))
+        self._program.set_settings(Settings(enabled=1))
         self._window_start(plan)
         if not self._probed:
             self._note(
@@ -176,6 +184,7 @@ class Session:
         self._totals: dict[int, Totals] = {}
         self._rss = self._start.counters
         self._history.clear()
+        self._history.add(Point(0.0, self._start.counters.rss, {}))
 
     def _announce_cost(self, plan: SnapshotPlan) -> None:
         if plan.source == "smaps" and plan.smaps_seconds > _MAX_SNAPSHOT_SECONDS:
@@ -224,7 +233,7 @@ class Session:
                 if self._exec_seen:
                     self._restart_after_exec()
                 if self._code_changed:
-                    self._look_for_code()
+                    self._look_for_code(late=True)
                 now = time.monotonic()
                 if self._options.duration is not None and now - self._started_ns / 1e9 >= self._options.duration:
                     return "the duration was over"
@@ -246,11 +255,15 @@ class Session:
             f"the process ran another program (exec) {human_seconds(elapsed)} into the window: {self._command}; "
             "the report covers the time since"
         )
+        self._trampoline_known = False
         self._probed.clear()
         self._discovery = Discovery(self._target.pid)
-        self._malloc.close()
-        self._look_for_code()
+        # The new probes come before the old ones go: a call seen by both counts once, one seen by neither is lost.
+        before, self._malloc = self._malloc, MallocProbes(self._program, self._target.pid)
+        self._look_for_code(late=False)
+        before.close()
         self._window_start()
+        self._say(f"tracing process {self._target.pid} ({self._command}): {self._describe_probes()}")
 
     def _elapsed(self) -> float:
         return (time.monotonic_ns() - self._started_ns) / 1e9
@@ -272,9 +285,19 @@ class Session:
         self._totals = consumer.read_totals(self._program, self._epoch)
         self._rss = read_counters(self._target.pid)
         self._look_in_between()
+        self._learn_trampoline(counters["probe_hits"])
         live = {stack: totals.live_bytes for stack, totals in self._totals.items()}
         self._history.add(Point(self._elapsed(), self._rss.rss, live))
         view.update(self._live_state(counters))
+
+    def _learn_trampoline(self, hits: int) -> None:
+        """Tell the unwinder where return probes divert to; that page is mapped at the first hit."""
+        if self._trampoline_known or not hits:
+            return
+        vmas = read_maps(self._target.pid)
+        if any(vma.path == b"[uprobes]" for vma in vmas):
+            self._trampoline_known = True
+            self._unwinding.update(vmas)
 
     def _look_in_between(self) -> None:
         """Keep a recent snapshot for the case that the target dies; seldom enough not to be felt."""
@@ -305,7 +328,7 @@ class Session:
 
     def _finish(self, ended: str) -> Report:
         """Stop the kernel side, look a last time, detach, and put the report together."""
-        self._program.set_control(self._program.control()._replace(enabled=0))
+        self._program.set_settings(Settings(enabled=0))
         end = self._end_snapshot()
         resident = self._resident_pages(end)
         self._program.consume()
@@ -314,12 +337,16 @@ class Session:
         self._tracker.add_rss(consumer.drain_rss(self._program))
         self._notes += self._malloc.failed + self._discovery.unreadable
         counters = self._program.counters()
+        totals = consumer.read_totals(self._program, self._epoch)
+        seconds = (end.time_ns - self._started_ns) / 1e9
+        live = {stack: total.live_bytes for stack, total in totals.items()}
+        self._history.add(Point(seconds, end.counters.rss, live))
         usage = resource.getrusage(resource.RUSAGE_SELF)
         evidence = Evidence(
             pid=self._target.pid,
             command=self._command,
             started=self._started,
-            seconds=(end.time_ns - self._started_ns) / 1e9,
+            seconds=seconds,
             ended=ended,
             start=self._start,
             end=end,
@@ -327,7 +354,7 @@ class Session:
             classes=self._classes_of(end),
             tracker=self._tracker,
             history=self._history,
-            totals=consumer.read_totals(self._program, self._epoch),
+            totals=totals,
             blocks=consumer.read_live(self._program, self._epoch),
             resident=resident,
             probed=tuple(self._probed),

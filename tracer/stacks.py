@@ -11,10 +11,6 @@ from tracer.probes.layout import Totals
 from tracer.probes.program import Program
 from tracer.symbols.resolver import Resolver
 
-# Where a thread's stack begins: a walk that got there is complete.
-_OUTERMOST = frozenset(
-    {"_start", "__libc_start_main", "__libc_start_call_main", "main", "clone", "clone3", "start_thread", "__clone3"}
-)
 _LIVE_STACKS = 50
 _LABEL_FRAMES = 3
 
@@ -43,10 +39,7 @@ class StackBook:
 
     def is_complete(self, stack: int) -> bool:
         """Whether the stack reaches to where its thread began."""
-        if self.raw(stack).cut:
-            return False
-        frames = self.frames(stack)
-        return bool(frames) and (frames[-1].function or "").partition("@")[0] in _OUTERMOST
+        return self.raw(stack).complete
 
     def live_stacks(self, totals: Mapping[int, Totals], seconds: float) -> tuple[LiveStack, ...]:
         """The stacks that hold most, for the live view."""

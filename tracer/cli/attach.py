@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -14,8 +14,21 @@ if TYPE_CHECKING:
     from tracer.target import TargetInfo
 
 
+class _Pid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.2 on
+    """A process id."""
+
+    name = "pid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        # PID_MAX_LIMIT is 2^22 (include/linux/threads.h); any longer number is a slip of the hand.
+        if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) <= 1 << 22:
+            self.fail(f"{text!r} is no process id: give a number such as 1234", param, ctx)
+        return int(text)
+
+
 @click.command()
-@click.argument("pid", type=click.IntRange(min=1))
+@click.argument("pid", type=_Pid())
 @click.option(
     "-d", "--duration", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after SECONDS."
 )

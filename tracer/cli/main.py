@@ -11,7 +11,7 @@ import click
 
 from tracer import __version__
 from tracer.cli.attach import attach
-from tracer.errors import EXIT_CANNOT_TRACE, MemtraceError
+from tracer.errors import EXIT_CANNOT_TRACE, EXIT_USAGE, MemtraceError
 from tracer.report.safe import printable
 
 
@@ -45,6 +45,8 @@ cli.add_command(attach)
 
 def main() -> None:
     """Run the command line; never ends in a traceback for a cause that the user can act on."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
         result: Any = cli.main(prog_name="memtrace", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
@@ -52,8 +54,12 @@ def main() -> None:
         sys.exit(end.exit_code)
     except click.Abort:
         sys.exit(EXIT_CANNOT_TRACE)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "memtrace"
+        _print_error(_usage(error), f"see: {command} --help")
+        sys.exit(EXIT_USAGE)
     except click.ClickException as error:
-        error.show()
+        _print_error(error.format_message(), None)
         sys.exit(error.exit_code)
     except MemtraceError as error:
         _print_error(error.cause, error.fix)
@@ -73,6 +79,11 @@ def main() -> None:
             "run again with MEMTRACE_DEBUG=1 and report what it says",
         )
         sys.exit(EXIT_CANNOT_TRACE)
+
+
+def _usage(error: click.UsageError) -> str:
+    """The message, without click's name of the parameter where ours says it all."""
+    return error.message if isinstance(error, click.BadParameter) and "'" in error.message else error.format_message()
 
 
 def _print_error(cause: str, fix: str | None) -> None:

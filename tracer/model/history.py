@@ -70,7 +70,7 @@ class History:
         if len(points) < MIN_POINTS or self.seconds < MIN_SECONDS:
             return "unknown"
         first = points[0][1]
-        before = max((value for seconds, value in points if seconds <= self.seconds * 2 / 3), default=now)
+        before = max((value for seconds, value in points if seconds <= self.seconds * 2 / 3), default=first)
         grown = now - first
         if grown > 0 and now - before >= STILL_GROWING_SHARE * grown:
             return "growing"

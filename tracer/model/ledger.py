@@ -22,6 +22,8 @@ from tracer.model.vma import Snapshot, Vma, VmaUsage
 # Classes in which whatever was there at the start belongs to malloc.
 ALLOCATOR_CLASSES = frozenset({"heap", "malloc arena", "malloc mmapped"})
 _OWN_CLASS = "memtrace"
+# What came or went between reading the VMAs and the counters, and so is in no VMA.
+_NO_CLASS = "while reading"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ class _Bookkeeper:
             vmas.append(self._book_vma(usage, seeds_at[index]))
         vmas += self._book_gone()
         between = (self._end.counters.rss - self._start.counters.rss) - sum(vma.growth for vma in vmas)
-        self._accounts.book("all", "unexplained", between)
+        self._accounts.book(_NO_CLASS, "unexplained", between)
         return Books(
             rows=self._accounts.sorted_rows(),
             classes=self._class_growth(vmas),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tracer.model.blocks import Blocks
 from tracer.model.events import Mapped, Protected, Remapped, Remapping, RssChange, Unmapped, VmaEvent
-from tracer.model.vma import RssCounters, Vma
+from tracer.model.vma import RssCounters
 from tracer.probes import layout
 from tracer.probes.layout import Event, EventKind, RssCause, StackStatus, Totals
 from tracer.probes.program import Program
@@ -29,9 +29,9 @@ class RawStack:
     status: int
 
     @property
-    def cut(self) -> bool:
-        """Whether the walk ended before the stack did."""
-        return bool(self.status & (StackStatus.NO_MAPPING | StackStatus.READ_FAILED | StackStatus.TRUNCATED))
+    def complete(self) -> bool:
+        """Whether the walk reached to where the thread began."""
+        return bool(self.status & StackStatus.COMPLETE)
 
 
 def decode_event(event: Event) -> VmaEvent | None:
@@ -175,31 +175,4 @@ def read_stack(program: Program, stack: int) -> RawStack | None:
         return None
     depth, status = layout.STACK_HEAD.unpack_from(value)
     ips = array("Q", value[layout.STACK_HEAD.size : layout.STACK_HEAD.size + 8 * depth])
-    # Some kernels add the caller themselves; then the probed function stands twice (bpf/stack.bpf.c).
-    if len(ips) > 1 and ips[0] == ips[1]:
-        ips.pop(0)
     return RawStack(tuple(ips), status)
-
-
-class CodeBitmap:
-    """Tells the kernel side where code lies, so that what is no return address is never taken for one."""
-
-    def __init__(self, program: Program) -> None:
-        self._map = program.map("code_bitmap")
-        self._words = [0] * layout.CODE_BITMAP_WORDS
-
-    def update(self, vmas: tuple[Vma, ...]) -> None:
-        """Add all executable mappings; what was code once stays marked, as stacks in flight may hold it."""
-        changed: set[int] = set()
-        for vma in vmas:
-            if not vma.is_executable:
-                continue
-            for granule in range(
-                vma.start >> layout.CODE_GRANULE_SHIFT, ((vma.end - 1) >> layout.CODE_GRANULE_SHIFT) + 1
-            ):
-                word, bit = divmod(granule % (layout.CODE_BITMAP_WORDS * 64), 64)
-                if not self._words[word] >> bit & 1:
-                    self._words[word] |= 1 << bit
-                    changed.add(word)
-        for word in changed:
-            self._map.put(word.to_bytes(4, "little"), self._words[word].to_bytes(8, "little"))

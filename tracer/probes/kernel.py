@@ -6,6 +6,7 @@ whatever way, SIGKILL included.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -13,6 +14,7 @@ import os
 import platform
 import struct
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # bpf(2) commands (include/uapi/linux/bpf.h).
@@ -127,6 +129,19 @@ def _open_perf_event(attributes: bytes, pid: int, cpu: int, program_fd: int) -> 
         os.close(fd)
         raise
     return fd
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close and forget all descriptors, at the same time: the kernel waits for a grace period at each detach."""
+    with ThreadPoolExecutor(max_workers=max(1, len(descriptors))) as pool:
+        # close(2) gives the descriptor up even where it reports an error, so there is nothing to try again.
+        list(pool.map(_close_quietly, descriptors))
+    descriptors.clear()
+
+
+def _close_quietly(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
 
 
 def open_tracefs() -> int:

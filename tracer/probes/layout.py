@@ -11,11 +11,10 @@ from enum import IntEnum
 from typing import NamedTuple
 
 MAX_DEPTH = 127
-CODE_GRANULE_SHIFT = 21
-CODE_BITMAP_WORDS = 1024
 RSS_MEMBERS = ("file", "anon", "swap", "shmem")
 
-CONTROL = struct.Struct("<6Q")
+SETTINGS = struct.Struct("<Q")
+CONTROL = struct.Struct("<4Q")
 LIVE_KEY = struct.Struct("<QII")
 LIVE_VALUE = struct.Struct("<3Q")
 TOTALS_KEY = struct.Struct("<2Q")
@@ -33,9 +32,14 @@ class StackStatus(IntEnum):
 
     COMPLETE = 1
     NO_MAPPING = 2
+    NO_ROW = 4
     READ_FAILED = 8
     TRUNCATED = 16
     THROUGH_FRAME_POINTERS = 32
+    THROUGH_SIGNAL = 64
+    UNSUPPORTED = 128
+    NO_TABLE = 256
+    HIDDEN_RETURN = 512
 
 
 class EventKind(IntEnum):
@@ -83,15 +87,19 @@ class Event(NamedTuple):
     in_allocator: int
 
 
+class Settings(NamedTuple):
+    """``struct settings``."""
+
+    enabled: int = 0
+
+
 class Control(NamedTuple):
     """``struct control``."""
 
-    enabled: int = 0
     epoch: int = 0
     brk: int = 0
     heap_start: int = 0
     mm_id: int = 0
-    trampoline: int = 0
 
 
 class Totals(NamedTuple):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +39,7 @@ class MallocProbes:
     def __post_init__(self) -> None:
         self.uses_links = supports_uprobe_multi(self.program)
         self.program.set_tail_call("call_programs", self._load("call_enters"))
+        self.program.set_tail_call("unwind_uprobe_programs", self._load("unwind_uprobe"))
 
     def _load(self, function: str) -> int:
         return self.program.load(function, "KPROBE", kernel.BPF_TRACE_UPROBE_MULTI if self.uses_links else -1)
@@ -95,9 +94,7 @@ class MallocProbes:
 
     def close(self) -> None:
         """Detach. Safe to call twice."""
-        while self._descriptors:
-            with contextlib.suppress(OSError):
-                os.close(self._descriptors.pop())
+        kernel.close_all(self._descriptors)
 
 
 def _order(site: ProbeSite) -> tuple[int, str, bool]:

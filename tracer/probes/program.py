@@ -17,12 +17,16 @@ from tracer.errors import KernelError
 from tracer.probes import kernel, layout
 from tracer.probes.bcc_import import import_bcc
 from tracer.probes.maps import KernelMap
+from tracer.unwind.mappings import UnwindSizes
 
 # bcc rewrites map accesses in the main text only, so the files are joined, not included.
 _SOURCES = (
     "memtrace.h",
+    "unwind.h",
     "common.bpf.c",
+    "unwind.bpf.c",
     "stack.bpf.c",
+    "pending.bpf.c",
     "alloc.bpf.c",
     "vma.bpf.c",
     "rss.bpf.c",
@@ -30,9 +34,10 @@ _SOURCES = (
 )
 
 _MAPS: dict[str, tuple[int, int]] = {
+    "settings": (4, layout.SETTINGS.size),
     "control": (4, layout.CONTROL.size),
     "counters": (4, 8),
-    "code_bitmap": (4, 8),
+    "unwind_processes": (4, 16),
     "stacks": (8, layout.STACK_SIZE),
     "live": (layout.LIVE_KEY.size, layout.LIVE_VALUE.size),
     "totals": (layout.TOTALS_KEY.size, layout.TOTALS_VALUE.size),
@@ -55,17 +60,17 @@ class Limits:
 class Program:
     """The loaded programs; ``close`` (or the process's end) takes everything back."""
 
-    def __init__(self, target_tgid: int, limits: Limits) -> None:
-        """Compile for one process. Raises MissingDependencyError (no bcc) or KernelError (it refuses, and why)."""
+    def __init__(self, target_tgid: int, limits: Limits, unwind: UnwindSizes) -> None:
+        """Compile for one process; ``unwind`` sizes its unwind tables. Raises MissingDependencyError (no bcc) or KernelError (it refuses, and why)."""
         self._bcc: Any = import_bcc()
         directory = bpf_directory()
         header = (directory / "memtrace.h").read_text(encoding="utf-8")
         self.counter_names = layout.parse_counters(header)
         _raise_locked_memory_limit()
-        self._bpf: Any = self._compile(directory, target_tgid, limits)
+        self._bpf: Any = self._compile(directory, target_tgid, limits, unwind)
         self._maps = {name: KernelMap(self._bpf[name].map_fd, *sizes) for name, sizes in _MAPS.items()}
 
-    def _compile(self, directory: Path, target_tgid: int, limits: Limits) -> Any:
+    def _compile(self, directory: Path, target_tgid: int, limits: Limits, unwind: UnwindSizes) -> Any:
         os.environ["BCC_KERNEL_SOURCE"] = str(directory / "stub")
         flags = [
             f"-DTARGET_TGID={target_tgid}",
@@ -74,6 +79,7 @@ class Program:
             f"-DMAX_THREADS={limits.threads}",
             f"-DMAX_RSS_KEYS={limits.rss_keys}",
             f"-DEVENT_PAGES={limits.event_pages}",
+            *unwind.flags(),
         ]
         with _captured_stderr() as messages:
             try:
@@ -101,7 +107,11 @@ class Program:
 
     def set_tail_call(self, array: str, program_fd: int) -> None:
         """Put a program into slot 0 of a program array."""
-        KernelMap(self._bpf[array].map_fd, 4, 4).put(bytes(4), program_fd.to_bytes(4, "little"))
+        KernelMap(self.map_fd(array), 4, 4).put(bytes(4), program_fd.to_bytes(4, "little"))
+
+    def map_fd(self, name: str) -> int:
+        """The file descriptor of a map, by its name in the C source."""
+        return int(self._bpf[name].map_fd)
 
     def map(self, name: str) -> KernelMap:
         """Return a map by its name in the C source."""
@@ -129,8 +139,12 @@ class Program:
         value = self.map("control").get(bytes(4))
         return layout.Control._make(layout.CONTROL.unpack(value or bytes(layout.CONTROL.size)))
 
-    def set_control(self, control: layout.Control) -> None:
-        """Write the control block."""
+    def set_settings(self, settings: layout.Settings) -> None:
+        """Tell the kernel side whether to trace, and what it needs for that."""
+        self.map("settings").put(bytes(4), layout.SETTINGS.pack(*settings))
+
+    def seed_control(self, control: layout.Control) -> None:
+        """Write the control block; only while tracing is off, as the kernel side writes it otherwise."""
         self.map("control").put(bytes(4), layout.CONTROL.pack(*control))
 
     def counters(self) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -35,15 +34,14 @@ class Tracepoints:
 
     def close(self) -> None:
         """Detach. Safe to call twice."""
-        while self.descriptors:
-            with contextlib.suppress(OSError):
-                os.close(self.descriptors.pop())
+        kernel.close_all(self.descriptors)
 
 
 def attach_tracepoints(program: Program) -> Tracepoints:
     """Attach all that exist here; raises KernelError only where the process's VMAs cannot be followed at all."""
     attached = Tracepoints()
     try:
+        program.set_tail_call("unwind_raw_programs", program.load("unwind_raw_tracepoint", "RAW_TRACEPOINT"))
         _attach_rss(program, attached)
         _attach_raw(program, attached)
     except BaseException:
@@ -64,6 +62,10 @@ def _attach_rss(program: Program, attached: Tracepoints) -> None:
     for name in _FAULTS:
         try:
             fd = kernel.open_raw_tracepoint(name, program.load("on_page_fault", "RAW_TRACEPOINT"))
+        except KernelError as error:
+            # bpf_task_pt_regs came with Linux 5.15.
+            attached.missing.append(f"page faults cannot be traced with stacks on this kernel: {error.cause}")
+            return
         except OSError as error:
             attached.missing.append(f"exceptions:{name} is missing ({error.strerror}): RSS changes without address")
             continue
