@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,10 +17,11 @@ from tracer.model.verdict import Findings, judge
 from tracer.model.vma import Snapshot
 from tracer.probes.layout import Totals
 from tracer.stacks import StackBook
+from tracer.units import percent, plural
 
 _NO_TOTALS = Totals(0, 0, 0, 0, 0, 0)
 # From this share of incomplete stacks on, the report says so at its foot.
-_INCOMPLETE_SHARE = 0.05
+_INCOMPLETE_SHARE = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,7 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         probed=evidence.probed,
         overhead=evidence.overhead,
         losses=evidence.losses,
-        notes=(*evidence.notes, *_remarks(evidence, stacks)),
+        notes=(*evidence.notes, *_remarks(evidence, stacks, book)),
     )
 
 
@@ -202,21 +204,30 @@ def _growth(
     )
 
 
-def _remarks(evidence: Evidence, stacks: tuple[StackGrowth, ...]) -> list[str]:
+def _remarks(evidence: Evidence, stacks: tuple[StackGrowth, ...], book: StackBook) -> list[str]:
     remarks: list[str] = []
     counters = evidence.counters
     if counters["forks"]:
-        remarks.append(f"{counters['forks']} child processes were made; they are not traced")
+        remarks.append(f"{plural(counters['forks'], 'child process', 'es')} made in the window: not traced")
     if evidence.probed and not counters["allocations"]:
         remarks.append("the probed allocators were not called in this window")
-    held = sum(stack.bytes for stack in stacks)
-    short = sum(stack.bytes for stack in stacks if not stack.complete)
-    if held and short / held >= _INCOMPLETE_SHARE:
-        remarks.append(
-            f"stacks that hold {100 * short / held:.0f} % of the bytes end early: code without frame pointers"
-        )
+    remarks += _early_ends(stacks, book)
     if counters["frees_unknown"]:
         remarks.append(
-            f"{counters['frees_unknown']} blocks from before the window were freed in it: their size is not known"
+            f"{plural(counters['frees_unknown'], 'block')} from before the window freed in it: their size is not known"
         )
     return remarks
+
+
+def _early_ends(stacks: tuple[StackGrowth, ...], book: StackBook) -> list[str]:
+    """Which share of the bytes lies in stacks that end early, and why: the commonest reasons first."""
+    held = sum(stack.bytes for stack in stacks)
+    short: Counter[str] = Counter()
+    for stack in stacks:
+        reason = book.why_incomplete(int(stack.id, 16))
+        if reason is not None:
+            short[reason] += stack.bytes
+    if not held or short.total() < _INCOMPLETE_SHARE * held:
+        return []
+    reasons = "; ".join(f"{percent(size, held)} {reason}" for reason, size in short.most_common(3) if size)
+    return [f"{percent(short.total(), held)} of the bytes are in stacks that end early: {reasons}"]

@@ -11,12 +11,12 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from tracer.assemble import Evidence, assemble
+from tracer.attachment import Attachment
 from tracer.errors import MemtraceError, TargetError
-from tracer.heap.discovery import Discovery, FoundImage
 from tracer.model.classes import classify_all
 from tracer.model.history import History, Point
 from tracer.model.live import LiveState
@@ -26,10 +26,7 @@ from tracer.model.tracker import Tracker
 from tracer.model.vma import Snapshot
 from tracer.probes import consumer
 from tracer.probes.layout import Control, Event, EventKind, Settings, Totals
-from tracer.probes.malloc import MallocProbes
-from tracer.probes.program import Limits, Program
-from tracer.probes.tracepoints import Tracepoints, attach_tracepoints
-from tracer.probes.unwinding import UnwindTables
+from tracer.probes.program import Program
 from tracer.procfs.maps import read_maps
 from tracer.procfs.memory import MemoryReader
 from tracer.procfs.pagemap import Residency
@@ -37,10 +34,9 @@ from tracer.procfs.snapshot import SnapshotPlan, plan_snapshot, take_snapshot
 from tracer.procfs.status import read_brk_start, read_command, read_counters
 from tracer.report.live import View
 from tracer.stacks import StackBook
-from tracer.symbols.resolver import Resolver
 from tracer.target import ProcessHandle, TargetInfo
 from tracer.units import human_bytes, human_seconds
-from tracer.unwind.mappings import plan_sizes
+from tracer.unwind.mappings import UnwindSizes
 
 _POLL_MS = 100
 # Above this many changes of RSS seen since the last drain, the kernel's table of sums is emptied before the tick.
@@ -59,47 +55,49 @@ class Options:
 
     duration: float | None = None
     interval: float = 1.0
-    limits: Limits = field(default_factory=Limits)
 
 
 class Session:
-    """Traces one process. ``say`` receives lines for the user while it runs; ``stop_requested`` ends it."""
+    """Traces one process with a program compiled for it, which it closes.
+
+    ``say`` receives lines for the user while it runs; ``stop_requested`` ends it, saying what did.
+    """
 
     def __init__(
-        self, target: TargetInfo, options: Options, say: Callable[[str], None], stop_requested: Callable[[], str | None]
+        self,
+        target: TargetInfo,
+        options: Options,
+        program: Program,
+        sizes: UnwindSizes,
+        say: Callable[[str], None],
+        stop_requested: Callable[[], str | None],
     ) -> None:
         self._target = target
         self._options = options
+        self._program = program
         self._say = say
         self._stop_requested = stop_requested
+        self._attachment = Attachment(program, target.pid, sizes, say)
         self._tracker = Tracker()
         self._history = History()
-        self._notes: list[str] = []
-        self._probed: list[str] = []
         self._code_changed = False
         self._resync_wanted = False
         self._exec_seen = False
         self._epoch = 0
         self._events_lost = 0
         self._drained_at = 0
-        self._trampoline_known = False
         self._command = target.command
 
     def run(self, view: View) -> Report:
         """Trace until the duration is over, the user stops it or the target ends; everything is detached then."""
         with ExitStack() as stack:
+            stack.callback(self._program.close)
             self._handle = ProcessHandle(self._target)
             stack.callback(self._handle.close)
-            sizes = plan_sizes(self._target.pid, read_maps(self._target.pid))
-            self._program = Program(self._target.pid, self._options.limits, sizes)
-            stack.callback(self._program.close)
             self._program.on_event(self._on_event)
-            self._resolver = Resolver(self._target.pid)
-            stack.callback(self._resolver.close)
-            self._stacks = StackBook(self._program, self._resolver)
-            self._unwinding = stack.enter_context(UnwindTables(self._program, self._target.pid, sizes))
+            self._stacks = StackBook(self._program, self._attachment.resolver)
+            stack.enter_context(self._attachment)
             try:
-                self._attach(stack)
                 self._begin()
                 ended = self._follow(view)
             except TargetError:
@@ -108,47 +106,6 @@ class Session:
                     raise
                 ended = "the process ended"
             return self._finish(ended)
-
-    def _attach(self, stack: ExitStack) -> None:
-        self._tracepoints: Tracepoints = attach_tracepoints(self._program)
-        stack.callback(self._tracepoints.close)
-        self._notes += self._tracepoints.missing
-        self._discovery = Discovery(self._target.pid)
-        self._malloc = MallocProbes(self._program, self._target.pid)
-        stack.callback(lambda: self._malloc.close())  # whichever it is then: exec makes a new one
-        self._unwinding.start(read_maps(self._target.pid), _TABLES_AT_START_SECONDS)
-        self._look_for_code(late=False)
-
-    def _look_for_code(self, *, late: bool) -> None:
-        """Take note of new code: names for its frames, and probes where it is an allocator."""
-        vmas = read_maps(self._target.pid)
-        self._unwinding.update(vmas)
-        self._resolver.update(vmas)
-        for image in self._discovery.look(vmas):
-            self._attach_to(image, late=late)
-        self._code_changed = False
-
-    def _attach_to(self, image: FoundImage, *, late: bool) -> None:
-        if image.is_go:
-            self._note(
-                f"{image.path} is a Go program: return probes would crash it, so its allocations are not traced; "
-                "VMAs and page faults are"
-            )
-            return
-        if image.allocator is None:
-            return
-        count = self._malloc.attach(image)
-        self._notes += (f"{image.allocator.name}: {note}" for note in image.allocator.notes)
-        if count:
-            name = f"{image.allocator.name} in {image.path}"
-            self._probed.append(f"{name} ({count} places)")
-            if late:
-                self._note(f"{name} was loaded while tracing: what it allocated before is not known")
-                self._say(f"now tracing: {name} ({count} places)")
-
-    def _note(self, text: str) -> None:
-        if text not in self._notes:
-            self._notes.append(text)
 
     def _begin(self) -> None:
         """Switch the kernel side on and take the start snapshot: the window begins here."""
@@ -159,8 +116,8 @@ class Session:
         self._program.seed_control(Control(brk=end, heap_start=start))
         self._program.set_settings(Settings(enabled=1))
         self._window_start(plan)
-        if not self._probed:
-            self._note(
+        if not self._attachment.probed:
+            self._attachment.note(
                 "no malloc functions were found in this process (static without symbols, or its own allocator): "
                 "VMAs and page faults are traced instead"
             )
@@ -194,7 +151,7 @@ class Session:
             )
 
     def _describe_probes(self) -> str:
-        allocators = ", ".join(self._probed) or "no allocator found, VMAs and page faults only"
+        allocators = ", ".join(self._attachment.probed) or "no allocator found, VMAs and page faults only"
         return f"{allocators}; Ctrl-C ends it with the report"
 
     def _classes_of(self, snapshot: Snapshot) -> dict[int, str]:
@@ -233,7 +190,8 @@ class Session:
                 if self._exec_seen:
                     self._restart_after_exec()
                 if self._code_changed:
-                    self._look_for_code(late=True)
+                    self._code_changed = False
+                    self._attachment.follow_code(late=True)
                 now = time.monotonic()
                 if self._options.duration is not None and now - self._started_ns / 1e9 >= self._options.duration:
                     return "the duration was over"
@@ -251,17 +209,11 @@ class Session:
         consumer.forget_other_epochs(self._program, self._epoch)
         for _ in consumer.drain_rss(self._program):
             pass
-        self._note(
+        self._attachment.note(
             f"the process ran another program (exec) {human_seconds(elapsed)} into the window: {self._command}; "
             "the report covers the time since"
         )
-        self._trampoline_known = False
-        self._probed.clear()
-        self._discovery = Discovery(self._target.pid)
-        # The new probes come before the old ones go: a call seen by both counts once, one seen by neither is lost.
-        before, self._malloc = self._malloc, MallocProbes(self._program, self._target.pid)
-        self._look_for_code(late=False)
-        before.close()
+        self._attachment.follow_exec()
         self._window_start()
         self._say(f"tracing process {self._target.pid} ({self._command}): {self._describe_probes()}")
 
@@ -272,12 +224,17 @@ class Session:
         seen = self._program.counters()["rss_events"]
         if seen - self._drained_at >= _DRAIN_AT:
             self._drained_at = seen
-            self._tracker.add_rss(consumer.drain_rss(self._program))
+            self._drain()
+
+    def _drain(self) -> None:
+        """Place the changes of RSS, after the mappings in which they may lie."""
+        self._program.consume()
+        self._tracker.add_rss(consumer.drain_rss(self._program))
 
     def _tick(self, view: View) -> None:
         counters = self._program.counters()
         self._drained_at = counters["rss_events"]
-        self._tracker.add_rss(consumer.drain_rss(self._program))
+        self._drain()
         if counters["events_lost"] != self._events_lost or self._resync_wanted:
             self._events_lost = counters["events_lost"]
             self._resync_wanted = False
@@ -285,19 +242,11 @@ class Session:
         self._totals = consumer.read_totals(self._program, self._epoch)
         self._rss = read_counters(self._target.pid)
         self._look_in_between()
-        self._learn_trampoline(counters["probe_hits"])
+        if counters["probe_hits"]:
+            self._attachment.learn_trampoline()
         live = {stack: totals.live_bytes for stack, totals in self._totals.items()}
         self._history.add(Point(self._elapsed(), self._rss.rss, live))
         view.update(self._live_state(counters))
-
-    def _learn_trampoline(self, hits: int) -> None:
-        """Tell the unwinder where return probes divert to; that page is mapped at the first hit."""
-        if self._trampoline_known or not hits:
-            return
-        vmas = read_maps(self._target.pid)
-        if any(vma.path == b"[uprobes]" for vma in vmas):
-            self._trampoline_known = True
-            self._unwinding.update(vmas)
 
     def _look_in_between(self) -> None:
         """Keep a recent snapshot for the case that the target dies; seldom enough not to be felt."""
@@ -318,12 +267,12 @@ class Session:
             live_count=sum(totals.live_count for totals in self._totals.values()),
             stacks=self._stacks.live_stacks(self._totals, self._elapsed()),
             losses=self._losses(counters),
-            status="; ".join(self._notes[-1:]),
+            status="; ".join(self._attachment.notes[-1:]),
         )
 
     def _losses(self, counters: dict[str, int]) -> dict[str, int]:
         losses = {counter.name: counters[counter.name] for counter in self._program.counter_names if counter.is_loss}
-        losses["probes_failed"] = len(self._malloc.failed)
+        losses["probes_failed"] = self._attachment.failed_probes
         return losses
 
     def _finish(self, ended: str) -> Report:
@@ -332,10 +281,8 @@ class Session:
         end = self._end_snapshot()
         resident = self._resident_pages(end)
         self._program.consume()
-        self._malloc.close()
-        self._tracepoints.close()
+        self._attachment.detach()
         self._tracker.add_rss(consumer.drain_rss(self._program))
-        self._notes += self._malloc.failed + self._discovery.unreadable
         counters = self._program.counters()
         totals = consumer.read_totals(self._program, self._epoch)
         seconds = (end.time_ns - self._started_ns) / 1e9
@@ -357,10 +304,10 @@ class Session:
             totals=totals,
             blocks=consumer.read_live(self._program, self._epoch),
             resident=resident,
-            probed=tuple(self._probed),
+            probed=tuple(self._attachment.probed),
             counters=counters,
             losses=self._losses(counters),
-            notes=list(self._notes),
+            notes=[*self._attachment.notes, *self._attachment.failures],
             overhead=Overhead(
                 target_share=None,
                 self_cpu=usage.ru_utime + usage.ru_stime,
@@ -377,11 +324,11 @@ class Session:
             snapshot = take_snapshot(self._target.pid, max_smaps_seconds=_MAX_SNAPSHOT_SECONDS)
         except MemtraceError:
             age = time.monotonic_ns() - self._latest.time_ns
-            self._note(
+            self._attachment.note(
                 f"the process has ended: its VMAs are those of {human_seconds(age / 1e9)} before, its RSS the last "
                 "that the kernel told"
             )
-            last = consumer.last_rss(self._program) if self._tracepoints.rss_source else self._latest.counters
+            last = consumer.last_rss(self._program) if self._attachment.has_rss_source else self._latest.counters
             return replace(self._latest, counters=last, time_ns=time.monotonic_ns())
         self._program.consume()
         self._check_model(snapshot)
@@ -413,9 +360,11 @@ class Session:
         )
         off = self._tracker.resync([usage.vma for usage in snapshot.usages])
         if off.added_bytes > expected or off.removed_bytes:
-            self._note(
+            self._attachment.note(
                 f"the model of the address space lacked {human_bytes(off.added_bytes - expected)} and had "
                 f"{human_bytes(off.removed_bytes)} too many against /proc/PID/maps; it was corrected"
             )
         if snapshot.torn:
-            self._note("the process changed its mappings while they were read: figures of single VMAs may be off")
+            self._attachment.note(
+                "the process changed its mappings while they were read: figures of single VMAs may be off"
+            )

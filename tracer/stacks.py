@@ -7,10 +7,19 @@ from collections.abc import Mapping
 from tracer.model.live import LiveStack
 from tracer.model.report import Frame
 from tracer.probes.consumer import RawStack, read_stack
-from tracer.probes.layout import Totals
+from tracer.probes.layout import MAX_DEPTH, StackStatus, Totals
 from tracer.probes.program import Program
 from tracer.symbols.resolver import Resolver
 
+_REASONS = (
+    (StackStatus.NO_TABLE, "the unwind table was not ready yet in"),
+    (StackStatus.NO_ROW, "no unwind information in"),
+    (StackStatus.UNSUPPORTED, "unwind information of an unknown kind in"),
+    (StackStatus.NO_MAPPING, "a return address outside all code"),
+    (StackStatus.READ_FAILED, "stack memory that could not be read"),
+    (StackStatus.TRUNCATED, f"more than {MAX_DEPTH} frames"),
+    (StackStatus.HIDDEN_RETURN, "another tracer's return probe"),
+)
 _LIVE_STACKS = 50
 _LABEL_FRAMES = 3
 
@@ -40,6 +49,20 @@ class StackBook:
     def is_complete(self, stack: int) -> bool:
         """Whether the stack reaches to where its thread began."""
         return self.raw(stack).complete
+
+    def why_incomplete(self, stack: int) -> str | None:
+        """Why the walk ended early, with the module in which it did; None for a complete stack."""
+        raw = self.raw(stack)
+        if raw.complete:
+            return None
+        if not raw.ips:
+            return "no frame could be read"
+        frames = self.frames(stack)
+        module = (frames[-1].module or "").rpartition("/")[2] or "memory that no file backs"
+        for status, words in _REASONS:
+            if raw.status & status:
+                return f"{words} {module}" if words.endswith(" in") else words
+        return f"the walk ended in {module}"
 
     def live_stacks(self, totals: Mapping[int, Totals], seconds: float) -> tuple[LiveStack, ...]:
         """The stacks that hold most, for the live view."""

@@ -11,7 +11,9 @@ import click
 if TYPE_CHECKING:
     from tracer.cli.stopping import StopSignals
     from tracer.model.report import Report
+    from tracer.probes.program import Program
     from tracer.target import TargetInfo
+    from tracer.unwind.mappings import UnwindSizes
 
 
 class _Pid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.2 on
@@ -105,18 +107,31 @@ def attach(
 
 def _trace(target: TargetInfo, duration: float | None, interval: float, max_live: int, signals: StopSignals) -> Report:
     import os
-
-    from tracer.probes.program import Limits
-    from tracer.report.live import open_view
-    from tracer.report.safe import printable
-    from tracer.session import Options, Session
+    from concurrent.futures import ThreadPoolExecutor
 
     def say(line: str) -> None:
+        from tracer.report.safe import printable
+
         print(printable(line), file=sys.stderr, flush=True)
 
-    options = Options(duration=duration, interval=interval, limits=Limits(live=max_live))
-    session = Session(target, options, say, signals.requested)
+    # Compiling takes most of the start: meanwhile everything else is imported.
+    with ThreadPoolExecutor(max_workers=1) as compiler:
+        loading = compiler.submit(_compile, target.pid, max_live)
+        from tracer.report.live import open_view
+        from tracer.session import Options, Session
+
+        program, sizes = loading.result()
+    session = Session(target, Options(duration, interval), program, sizes, say, signals.requested)
     return session.run(open_view(sys.stdout, sys.stderr, os.environ))
+
+
+def _compile(pid: int, max_live: int) -> tuple[Program, UnwindSizes]:
+    from tracer.probes.program import Limits, Program
+    from tracer.procfs.maps import read_maps
+    from tracer.unwind.mappings import plan_sizes
+
+    sizes = plan_sizes(pid, read_maps(pid))
+    return Program(pid, Limits(live=max_live), sizes), sizes
 
 
 def _render(report: Report, out: TextIO, *, as_json: bool, top: int) -> None:

@@ -120,11 +120,10 @@ class Tracker:
         if event.new_start is None:
             self.ranges.restore(pieces or [])
             return
-        if pieces is None or event.new_start == event.start:
-            self.ranges.restore(pieces or [])
+        if pieces is None:  # the old range stays as it is, or was not known
             self.ranges.move(event.start, event.length, event.new_start, event.new_length, keep_old=event.keep_old)
             return
-        # Moved: the old addresses may already be another thread's, so only the new ones are touched.
+        # What was released at entry may be another thread's by now: only the new range is touched.
         end = event.new_start + event.new_length
         for piece in pieces:
             start = event.new_start + piece.start - event.start

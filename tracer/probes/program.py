@@ -61,7 +61,10 @@ class Program:
     """The loaded programs; ``close`` (or the process's end) takes everything back."""
 
     def __init__(self, target_tgid: int, limits: Limits, unwind: UnwindSizes) -> None:
-        """Compile for one process; ``unwind`` sizes its unwind tables. Raises MissingDependencyError (no bcc) or KernelError (it refuses, and why)."""
+        """Compile for one process; ``unwind`` sizes its unwind tables.
+
+        Raises MissingDependencyError (no bcc) or KernelError (it refuses, and why).
+        """
         self._bcc: Any = import_bcc()
         directory = bpf_directory()
         header = (directory / "memtrace.h").read_text(encoding="utf-8")

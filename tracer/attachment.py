@@ -1,0 +1,124 @@
+"""All that is attached to the target, and what follows its code: probes, unwind tables and names for addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Self
+
+from tracer.heap.discovery import Discovery, FoundImage
+from tracer.probes.malloc import MallocProbes
+from tracer.probes.program import Program
+from tracer.probes.tracepoints import attach_tracepoints
+from tracer.probes.unwinding import UnwindTables
+from tracer.procfs.maps import read_maps
+from tracer.symbols.resolver import Resolver
+from tracer.unwind.mappings import UnwindSizes
+
+# How long the start may wait for unwind tables: enough for what is cached or small; the rest comes while tracing.
+_TABLES_AT_START_SECONDS = 0.3
+
+
+class Attachment:
+    """Attaches when entered and detaches when left. ``notes`` grows with what the user should know."""
+
+    def __init__(self, program: Program, pid: int, sizes: UnwindSizes, say: Callable[[str], None]) -> None:
+        self.resolver = Resolver(pid)
+        self.notes: list[str] = []
+        self.probed: list[str] = []
+        self._program = program
+        self._pid = pid
+        self._sizes = sizes
+        self._say = say
+        self._discovery = Discovery(pid)
+        self._trampoline_known = False
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Raises KernelError where the kernel refuses, TargetError where the process has ended."""
+        with ExitStack() as stack:
+            stack.callback(self.resolver.close)
+            self._unwinding = stack.enter_context(UnwindTables(self._program, self._pid, self._sizes))
+            self._tracepoints = attach_tracepoints(self._program)
+            stack.callback(self._tracepoints.close)
+            self.notes += self._tracepoints.missing
+            self._malloc = MallocProbes(self._program, self._pid)
+            stack.callback(lambda: self._malloc.close())  # whichever it is then: exec makes a new one
+            self._unwinding.start(read_maps(self._pid), _TABLES_AT_START_SECONDS)
+            self.follow_code(late=False)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def has_rss_source(self) -> bool:
+        """Whether changes of the RSS counters are traced."""
+        return self._tracepoints.rss_source
+
+    @property
+    def failures(self) -> list[str]:
+        """Each probe that could not be attached and each file that could not be read, and why."""
+        return self._malloc.failed + self._discovery.unreadable
+
+    @property
+    def failed_probes(self) -> int:
+        """How many probes could not be attached."""
+        return len(self._malloc.failed)
+
+    def follow_code(self, *, late: bool) -> None:
+        """Take note of new code: names and unwind tables for its frames, and probes where it is an allocator."""
+        vmas = read_maps(self._pid)
+        self._unwinding.update(vmas)
+        self.resolver.update(vmas)
+        for image in self._discovery.look(vmas):
+            self._probe(image, late=late)
+
+    def _probe(self, image: FoundImage, *, late: bool) -> None:
+        if image.is_go:
+            self.note(
+                f"{image.path} is a Go program: return probes would crash it, so its allocations are not traced; "
+                "VMAs and page faults are"
+            )
+            return
+        if image.allocator is None:
+            return
+        count = self._malloc.attach(image)
+        for text in image.allocator.notes:
+            self.note(f"{image.allocator.name}: {text}")
+        if count:
+            name = f"{image.allocator.name} in {image.path}"
+            self.probed.append(f"{name} ({count} places)")
+            if late:
+                self.note(f"{name} was loaded while tracing: what it allocated before is not known")
+                self._say(f"now tracing: {name} ({count} places)")
+
+    def follow_exec(self) -> None:
+        """The process runs another program now: probe its allocators."""
+        self._trampoline_known = False
+        self.probed.clear()
+        self._discovery = Discovery(self._pid)
+        # The new probes come before the old ones go: a call seen by both counts once, one seen by neither is lost.
+        before, self._malloc = self._malloc, MallocProbes(self._program, self._pid)
+        self.follow_code(late=False)
+        before.close()
+
+    def learn_trampoline(self) -> None:
+        """Tell the unwinder where return probes divert to; that page is mapped at the first hit."""
+        if self._trampoline_known:
+            return
+        vmas = read_maps(self._pid)
+        if any(vma.path == b"[uprobes]" for vma in vmas):
+            self._trampoline_known = True
+            self._unwinding.update(vmas)
+
+    def note(self, text: str) -> None:
+        """Keep a remark for the report, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def detach(self) -> None:
+        """Take the probes out of the target. What the kernel side gathered can still be read."""
+        self._malloc.close()
+        self._tracepoints.close()
