@@ -138,9 +138,8 @@ int call_enters(struct pt_regs *ctx)
 	u64 caller = 0;
 	if (bpf_probe_read_user(&caller, sizeof(caller), (void *)sp))
 		count(COUNT_READ_FAILED);
-	/* A throwing function has no return probe that would replace its return address. */
-	if (t->entered_op != CALL_NEW)
-		unwind_hide_return(t, sp + 8, caller);
+	/* Also of a function whose return is not probed here: another tracer may do it. */
+	unwind_hide_return(t, sp + 8, caller);
 	if (!begin_call(t, c, sp, caller))
 		return 0;
 	return stack_at_entry(ctx, t);

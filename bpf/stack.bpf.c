@@ -36,28 +36,6 @@ static inline int unwind_finished(void *ctx, struct thread_state *t)
 	return 0;
 }
 
-/* As unwind_uprobe, for raw tracepoints: program arrays take programs of one type. Written once, at load. */
-BPF_PROG_ARRAY(unwind_raw_programs, 1);
-
-int unwind_raw_tracepoint(struct bpf_raw_tracepoint_args *ctx)
-{
-	struct thread_state *t = unwind_thread();
-	if (!t)
-		return 0;
-	if (!unwind_some(t)) {
-		unwind_raw_programs.call(ctx, 0);
-		unwind_cut(t);
-	}
-	return unwind_end(ctx, t);
-}
-
-static inline int unwind_in_raw_tracepoint(void *ctx, struct thread_state *t)
-{
-	unwind_raw_programs.call(ctx, 0);
-	unwind_cut(t);
-	return unwind_end(ctx, t);
-}
-
 /* At a function's entry: frames are the function, its caller, ... */
 static inline int stack_at_entry(struct pt_regs *ctx, struct thread_state *t)
 {

@@ -1,7 +1,7 @@
 /* unwind.bpf.c: the user's call stack without frame pointers, from tables that tracer/unwind makes of .eh_frame.
  *
- * A probe calls unwind_begin and then, as its last step, unwind_in_uprobe, _session or _tracepoint after its kind: a
- * tail call to a program that walks 16 frames and calls itself until the walk ends, then unwind_finished (defined by
+ * A probe calls unwind_begin and then, as its last step, unwind_in_uprobe or unwind_in_raw_tracepoint after its kind: a
+ * tail call to a program that walks 8 frames and calls itself until the walk ends, then unwind_finished (defined by
  * who uses this file, and told what to go on with by unwind.next).
  * What makes it fast: the stack is copied once per page, and saved registers are read from the copy (a call of
  * bpf_probe_read_user costs 81 ns for 8 bytes and 122 for 4 KiB). All state is in struct thread_state, i.e. in map
@@ -26,10 +26,9 @@ BPF_F_TABLE("array", u32, u64, unwind_pages, UNWIND_PAGES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct unwind_mapping, unwind_mappings, UNWIND_MAPPINGS, BPF_F_MMAPABLE);
 /* tgid -> its run of mappings. Written by user space, one atomic update for each change. Full: user space says so. */
 BPF_TABLE("hash", u32, struct unwind_process, unwind_processes, UNWIND_PROCESSES);
-/* 0 -> unwind_uprobe, unwind_session, unwind_tracepoint. Written once, at load. */
+/* 0 -> unwind_uprobe, unwind_raw_tracepoint. Written once, at load. */
 BPF_PROG_ARRAY(unwind_uprobe_programs, 1);
-BPF_PROG_ARRAY(unwind_session_programs, 1);
-BPF_PROG_ARRAY(unwind_tracepoint_programs, 1);
+BPF_PROG_ARRAY(unwind_raw_programs, 1);
 
 static inline int unwind_finished(void *ctx, struct thread_state *t);
 
@@ -383,25 +382,13 @@ int unwind_uprobe(struct pt_regs *ctx)
 	return unwind_end(ctx, t);
 }
 
-int unwind_session(struct pt_regs *ctx)
+int unwind_raw_tracepoint(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct thread_state *t = unwind_thread();
 	if (!t)
 		return 0;
 	if (!unwind_some(t)) {
-		unwind_session_programs.call(ctx, 0);
-		unwind_cut(t);
-	}
-	return unwind_end(ctx, t);
-}
-
-int unwind_tracepoint(void *ctx)
-{
-	struct thread_state *t = unwind_thread();
-	if (!t)
-		return 0;
-	if (!unwind_some(t)) {
-		unwind_tracepoint_programs.call(ctx, 0);
+		unwind_raw_programs.call(ctx, 0);
 		unwind_cut(t);
 	}
 	return unwind_end(ctx, t);
@@ -415,16 +402,9 @@ static inline int unwind_in_uprobe(struct pt_regs *ctx, struct thread_state *t)
 	return unwind_end(ctx, t);
 }
 
-static inline int unwind_in_session(struct pt_regs *ctx, struct thread_state *t)
+static inline int unwind_in_raw_tracepoint(void *ctx, struct thread_state *t)
 {
-	unwind_session_programs.call(ctx, 0);
-	unwind_cut(t);
-	return unwind_end(ctx, t);
-}
-
-static inline int unwind_in_tracepoint(void *ctx, struct thread_state *t)
-{
-	unwind_tracepoint_programs.call(ctx, 0);
+	unwind_raw_programs.call(ctx, 0);
 	unwind_cut(t);
 	return unwind_end(ctx, t);
 }

@@ -17,11 +17,12 @@ from tracer.model.verdict import Findings, judge
 from tracer.model.vma import Snapshot
 from tracer.probes.layout import Totals
 from tracer.stacks import StackBook
-from tracer.units import percent, plural
+from tracer.units import human_bytes, percent, plural
 
 _NO_TOTALS = Totals(0, 0, 0, 0, 0, 0)
 # From this share of incomplete stacks on, the report says so at its foot.
 _INCOMPLETE_SHARE = 0.02
+_UNTRACKED_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,12 +212,26 @@ def _remarks(evidence: Evidence, stacks: tuple[StackGrowth, ...], book: StackBoo
         remarks.append(f"{plural(counters['forks'], 'child process', 'es')} made in the window: not traced")
     if evidence.probed and not counters["allocations"]:
         remarks.append("the probed allocators were not called in this window")
+    remarks += _untracked(evidence.totals, book)
     remarks += _early_ends(stacks, book)
+    remarks += book.remarks()
     if counters["frees_unknown"]:
         remarks.append(
             f"{plural(counters['frees_unknown'], 'block')} from before the window freed in it: their size is not known"
         )
     return remarks
+
+
+def _untracked(totals: Mapping[int, Totals], book: StackBook) -> list[str]:
+    """Stacks whose blocks found the table of live blocks full: a leak among them must not go unnamed."""
+    lost = sorted(((total.lost_bytes, stack) for stack, total in totals.items() if total.lost), reverse=True)
+    if not lost:
+        return []
+    names = "; ".join(f"{human_bytes(size)} by {book.label(stack)}" for size, stack in lost[:_UNTRACKED_NAMED])
+    return [
+        f"the table of live blocks was full (--max-live): {human_bytes(sum(size for size, _ in lost))} allocated "
+        f"without knowing whether it was freed: {names}"
+    ]
 
 
 def _early_ends(stacks: tuple[StackGrowth, ...], book: StackBook) -> list[str]:

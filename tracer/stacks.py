@@ -9,6 +9,7 @@ from tracer.model.report import Frame
 from tracer.probes.consumer import RawStack, read_stack
 from tracer.probes.layout import MAX_DEPTH, StackStatus, Totals
 from tracer.probes.program import Program
+from tracer.report.frames import label
 from tracer.symbols.resolver import Resolver
 
 _REASONS = (
@@ -39,12 +40,21 @@ class StackBook:
         return self._raw[stack]
 
     def frames(self, stack: int) -> tuple[Frame, ...]:
-        """The frames, innermost first. All but the first are return addresses."""
+        """The frames, innermost first, with all that can be found out about them: not while tracing."""
+        return self._frames(stack, lines=True)
+
+    def _frames(self, stack: int, *, lines: bool) -> tuple[Frame, ...]:
+        # All but the first are return addresses.
         return tuple(
             frame
             for index, ip in enumerate(self.raw(stack).ips)
-            for frame in self._resolver.resolve(ip, return_address=index > 0)
+            for frame in self._resolver.resolve(ip, return_address=index > 0, lines=lines)
         )
+
+    def remarks(self) -> list[str]:
+        """What kept frames from having names or lines, in a sentence; nothing where nothing did."""
+        problems = self._resolver.problems
+        return [f"names of functions: {', '.join(f'{what} ({n})' for what, n in problems.items())}"] if problems else []
 
     def is_complete(self, stack: int) -> bool:
         """Whether the stack reaches to where its thread began."""
@@ -71,7 +81,7 @@ class StackBook:
             LiveStack(
                 id=f"{stack:016x}",
                 kind="malloc",
-                label=self._label(stack),
+                label=self.label(stack),
                 bytes=total.live_bytes,
                 count=total.live_count,
                 rate=total.live_bytes / seconds if seconds else 0.0,
@@ -80,14 +90,6 @@ class StackBook:
             if total.live_count > 0
         )
 
-    def _label(self, stack: int) -> str:
-        names = [_name(frame) for frame in self.frames(stack)]
-        # The innermost frame is the allocator's function itself, which says nothing about who called it.
-        return " < ".join(names[1 : 1 + _LABEL_FRAMES] or names) or "(no frames)"
-
-
-def _name(frame: Frame) -> str:
-    if frame.function:
-        return frame.function
-    module = (frame.module or "").rpartition("/")[2]
-    return f"{module}+{frame.offset:#x}" if module else f"{frame.offset:#x}"
+    def label(self, stack: int) -> str:
+        """The innermost frames in one line: who called the allocator, and who called that."""
+        return label(self._frames(stack, lines=False), _LABEL_FRAMES, "...") or "(no frames)"

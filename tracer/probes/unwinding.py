@@ -23,6 +23,8 @@ from tracer.unwind.mappings import (
     UnwindWriters,
 )
 
+_RETRY_SECONDS = 2.5
+
 
 class UnwindTables:
     """The unwind tables of one process. Tables that are missing are made in a thread, hottest and smallest first."""
@@ -74,7 +76,8 @@ class UnwindTables:
 
     def _build(self) -> None:
         while not self._stopping.is_set():
-            self._wanted.wait()
+            # Also without being called: what found no room is tried again when the room of old tables is free.
+            self._wanted.wait(timeout=_RETRY_SECONDS)
             self._wanted.clear()
             while not self._stopping.is_set() and self._maps.build_next():
                 pass
