@@ -100,6 +100,16 @@ static inline int call_entered(struct pt_regs *ctx, u32 op, u64 size, u64 pointe
 	return 0;
 }
 
+/* The pending call never returned. One that may throw has thrown, so it allocated nothing. */
+static inline void call_abandoned(struct thread_state *t)
+{
+	if (t->call_op == CALL_NEW)
+		count(COUNT_FAILED_CALLS);
+	else
+		count(COUNT_CALLS_ABANDONED);
+	t->call_op = CALL_NONE;
+}
+
 /* Decide whether the call is the outermost one, and take out what it replaces. Returns 1 where it is. */
 static inline int begin_call(struct thread_state *t, struct control *c, u64 sp, u64 caller)
 {
@@ -111,7 +121,7 @@ static inline int begin_call(struct thread_state *t, struct control *c, u64 sp, 
 			return 0;
 		/* A throwing function has no return probe, so its jump to another one cannot be told from a new call. */
 		if (sp != t->call_sp || caller != t->call_return)
-			count(COUNT_CALLS_ABANDONED);
+			call_abandoned(t);
 	}
 	t->call_op = t->entered_op;
 	t->call_size = t->entered_size;
@@ -161,10 +171,8 @@ int call_returns(struct pt_regs *ctx)
 	if (t->call_op != CALL_NEW)
 		sp -= RETURNED;
 	if (sp != t->call_sp) {
-		if (sp > t->call_sp) {
-			count(COUNT_CALLS_ABANDONED);
-			t->call_op = CALL_NONE;
-		}
+		if (sp > t->call_sp)
+			call_abandoned(t);
 		return 0;
 	}
 	u32 op = t->call_op;
@@ -241,12 +249,21 @@ int enter_free(struct pt_regs *ctx)
 	if (!c)
 		return 0;
 	count(COUNT_PROBE_HITS);
-	/* Also where realloc frees the old block by itself: that one has been taken out at realloc's entry. */
+	struct thread_state *t = find_thread();
 	struct live_value old;
-	if (take_block(c, address, &old))
+	if (take_block(c, address, &old)) {
 		count(COUNT_FREES);
-	else
+		if (t)
+			t->freed_last = address;
+		return 0;
+	}
+	/* Not known; or taken out already, by the function that now goes on to this one (delete to free), or at the
+	 * entry of a realloc that frees the old block itself.
+	 */
+	if (!t || (t->freed_last != address && !in_pending_call(t, PT_REGS_SP(ctx))))
 		count(COUNT_FREES_UNKNOWN);
+	if (t)
+		t->freed_last = 0;
 	return 0;
 }
 

@@ -15,6 +15,7 @@ struct thread_state {
 	u64 call_size;
 	u64 call_pointer; /* realloc: the old block; posix_memalign: where the result goes */
 	u64 call_stack;
+	u64 freed_last;   /* the block whose release was seen last */
 	struct live_value call_old; /* realloc: what is restored if the call fails */
 	u32 call_op;
 	u32 call_has_old;
@@ -58,10 +59,15 @@ static inline void count(u32 index)
 		__sync_fetch_and_add(value, 1);
 }
 
-static inline int is_enabled(void)
+static inline struct settings *settings_block(void)
 {
 	u32 zero = 0;
-	struct settings *s = settings.lookup(&zero);
+	return settings.lookup(&zero);
+}
+
+static inline int is_enabled(void)
+{
+	struct settings *s = settings_block();
 	return s && s->enabled;
 }
 

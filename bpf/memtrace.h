@@ -72,7 +72,8 @@ enum counter {
 
 /* What the kernel side is told. Single entry, written by user space alone. */
 struct settings {
-	u64 enabled; /* 0 until the start snapshot may be taken, and again from the end snapshot on */
+	u64 enabled;       /* 0 until the start snapshot may be taken, and again from the end snapshot on */
+	u64 heap_is_known; /* 1 where the allocator of the brk heap is probed: page faults there need no stack */
 };
 
 /* What the kernel side remembers of the traced process. Single entry; user space seeds it while tracing is off. */

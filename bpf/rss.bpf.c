@@ -50,10 +50,11 @@ static inline void keep_rss(struct rss_key *key, s64 delta)
 	add_rss(&coarse, delta);
 }
 
-/* In the brk heap the allocator stands between: who touches a fresh page is not who makes the heap grow. */
-static inline int in_brk_heap(struct control *c, u64 address)
+/* Where a probed allocator manages the brk heap, who touches a fresh page of it is not who makes it grow. */
+static inline int in_known_heap(struct control *c, u64 address)
 {
-	return c->heap_start && address >= c->heap_start && address < c->brk;
+	struct settings *s = settings_block();
+	return s && s->heap_is_known && c->heap_start && address >= c->heap_start && address < c->brk;
 }
 
 /* Raw tracepoints exceptions:page_fault_user and page_fault_kernel: args are (address, registers, error code). The
@@ -69,7 +70,7 @@ int on_page_fault(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	t->fault_address = ctx->args[0];
 	t->fault_stack = 0;
-	if (in_brk_heap(c, t->fault_address))
+	if (in_known_heap(c, t->fault_address))
 		return 0;
 	return stack_at_fault(ctx, t);
 }
@@ -141,7 +142,7 @@ int on_rss_stat(struct rss_stat_args *ctx)
 	struct thread_state *t = in_target ? this_thread() : NULL;
 	if (t)
 		name_cause(t, &key);
-	if (in_brk_heap(c, key.page))
+	if (in_known_heap(c, key.page))
 		key.page = c->heap_start & ~(PAGE_SIZE - 1ULL);
 	else if (t && key.cause == RSS_FAULT)
 		key.stack = t->fault_stack;

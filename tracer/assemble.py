@@ -60,6 +60,7 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         evidence.tracker,
         evidence.blocks,
         evidence.resident,
+        allocators_traced=bool(evidence.probed),
     )
     stacks = _stacks(evidence, books, book)
     findings = Findings(

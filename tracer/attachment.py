@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Self
@@ -12,6 +13,8 @@ from tracer.probes.program import Program
 from tracer.probes.tracepoints import attach_tracepoints
 from tracer.probes.unwinding import UnwindTables
 from tracer.procfs.maps import read_maps
+from tracer.symbols.debuginfod import Debuginfod
+from tracer.symbols.lines import LineReader
 from tracer.symbols.resolver import Resolver
 from tracer.unwind.mappings import UnwindSizes
 
@@ -23,7 +26,9 @@ class Attachment:
     """Attaches when entered and detaches when left. ``notes`` grows with what the user should know."""
 
     def __init__(self, program: Program, pid: int, sizes: UnwindSizes, say: Callable[[str], None]) -> None:
-        self.resolver = Resolver(pid)
+        self.resolver = Resolver(
+            pid, lines=LineReader.available(), debuginfod=Debuginfod.from_environment(os.environ, say)
+        )
         self.notes: list[str] = []
         self.probed: list[str] = []
         self._program = program
@@ -86,7 +91,7 @@ class Attachment:
             return
         count = self._malloc.attach(image)
         for text in image.allocator.notes:
-            self.note(f"{image.allocator.name}: {text}")
+            self.note(text if text.startswith(image.allocator.name) else f"{image.allocator.name}: {text}")
         if count:
             name = f"{image.allocator.name} in {image.path}"
             self.probed.append(f"{name} ({count} places)")

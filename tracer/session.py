@@ -114,7 +114,7 @@ class Session:
         start, end = self._brk_heap()
         consumer.seed_rss(self._program, read_counters(self._target.pid))
         self._program.seed_control(Control(brk=end, heap_start=start))
-        self._program.set_settings(Settings(enabled=1))
+        self._program.set_settings(Settings(enabled=1, heap_is_known=int(bool(self._attachment.probed))))
         self._window_start(plan)
         if not self._attachment.probed:
             self._attachment.note(
@@ -138,10 +138,12 @@ class Session:
         self._started = datetime.now(UTC).astimezone()
         self._started_ns = self._start.time_ns
         self._tracker.seed(usage.vma for usage in self._start.usages)
+        self._counters_before = self._program.counters()
         self._totals: dict[int, Totals] = {}
         self._rss = self._start.counters
         self._history.clear()
         self._history.add(Point(0.0, self._start.counters.rss, {}))
+        self._drained_at = self._events_lost = 0
 
     def _announce_cost(self, plan: SnapshotPlan) -> None:
         if plan.source == "smaps" and plan.smaps_seconds > _MAX_SNAPSHOT_SECONDS:
@@ -220,8 +222,13 @@ class Session:
     def _elapsed(self) -> float:
         return (time.monotonic_ns() - self._started_ns) / 1e9
 
+    def _counters(self) -> dict[str, int]:
+        """What was counted in the window."""
+        now = self._program.counters()
+        return {name: value - self._counters_before[name] for name, value in now.items()}
+
     def _drain_if_full(self) -> None:
-        seen = self._program.counters()["rss_events"]
+        seen = self._counters()["rss_events"]
         if seen - self._drained_at >= _DRAIN_AT:
             self._drained_at = seen
             self._drain()
@@ -232,7 +239,7 @@ class Session:
         self._tracker.add_rss(consumer.drain_rss(self._program))
 
     def _tick(self, view: View) -> None:
-        counters = self._program.counters()
+        counters = self._counters()
         self._drained_at = counters["rss_events"]
         self._drain()
         if counters["events_lost"] != self._events_lost or self._resync_wanted:
@@ -283,7 +290,7 @@ class Session:
         self._program.consume()
         self._attachment.detach()
         self._tracker.add_rss(consumer.drain_rss(self._program))
-        counters = self._program.counters()
+        counters = self._counters()
         totals = consumer.read_totals(self._program, self._epoch)
         seconds = (end.time_ns - self._started_ns) / 1e9
         live = {stack: total.live_bytes for stack, total in totals.items()}

@@ -21,6 +21,8 @@ _REASONS = (
     (StackStatus.TRUNCATED, f"more than {MAX_DEPTH} frames"),
     (StackStatus.HIDDEN_RETURN, "another tracer's return probe"),
 )
+_OUTERMOST = frozenset({"main", "start_thread", "__libc_start_call_main"})
+_STARTUP_FRAMES = 3
 _LIVE_STACKS = 50
 _LABEL_FRAMES = 3
 
@@ -57,14 +59,16 @@ class StackBook:
         return [f"names of functions: {', '.join(f'{what} ({n})' for what, n in problems.items())}"] if problems else []
 
     def is_complete(self, stack: int) -> bool:
-        """Whether the stack reaches to where its thread began."""
-        return self.raw(stack).complete
+        """Whether the stack reaches to where its thread began: what calls main may lack unwind information (musl)."""
+        if self.raw(stack).complete:
+            return True
+        return any(frame.function in _OUTERMOST for frame in self.frames(stack)[-_STARTUP_FRAMES:])
 
     def why_incomplete(self, stack: int) -> str | None:
         """Why the walk ended early, with the module in which it did; None for a complete stack."""
-        raw = self.raw(stack)
-        if raw.complete:
+        if self.is_complete(stack):
             return None
+        raw = self.raw(stack)
         if not raw.ips:
             return "no frame could be read"
         frames = self.frames(stack)

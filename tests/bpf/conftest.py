@@ -106,10 +106,16 @@ def start_target(targets_dir: Path) -> Iterator[StartTarget]:
 
 
 def _outlasting(left: Callable[[], set[T]]) -> set[T]:
-    # What is left when the deadline has passed; empty as soon as nothing is.
+    # What was there at every look until the deadline: what another tracer makes and frees meanwhile is not ours.
+    lasting = left()
+
+    def gone() -> bool:
+        lasting.intersection_update(left())
+        return not lasting
+
     with contextlib.suppress(HarnessError):
-        wait_for(lambda: not left(), "freed", FREED_DEADLINE)
-    return left()
+        wait_for(gone, "freed", FREED_DEADLINE)
+    return lasting
 
 
 def _ours(objects: set[BpfObject]) -> set[BpfObject]:

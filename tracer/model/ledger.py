@@ -10,7 +10,7 @@ before the window began.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tracer.model.blocks import Blocks
@@ -77,13 +77,15 @@ def close_books(
     tracker: Tracker,
     blocks: Blocks,
     resident: ResidentPages,
+    *,
+    allocators_traced: bool = True,
 ) -> Books:
     """Split the growth between two snapshots.
 
     ``classes`` and ``start_classes`` map the start address of each VMA of the end and of the start snapshot to its
     class. ``tracker`` was seeded from the start snapshot. ``resident`` tells which pages were resident at the end.
     """
-    books = _Bookkeeper(start, end, classes, start_classes, tracker, blocks, resident)
+    books = _Bookkeeper(start, end, classes, start_classes, tracker, blocks, resident, allocators_traced)
     return books.close()
 
 
@@ -97,7 +99,9 @@ class _Bookkeeper:
         tracker: Tracker,
         blocks: Blocks,
         resident: ResidentPages,
+        allocators_traced: bool,
     ) -> None:
+        self._allocators_traced = allocators_traced
         self._start = start
         self._end = end
         self._classes = classes
@@ -194,6 +198,8 @@ class _Bookkeeper:
         return [replace(parts[0], resident=usage.rss), *parts[1:]]
 
     def _is_managed(self, origin: int, vma_class: str, start: int, end: int) -> bool:
+        if not self._allocators_traced:
+            return False
         kind = self._tracker.origins[origin].kind
         if kind == "allocator":
             return True
@@ -209,12 +215,12 @@ class _Bookkeeper:
         grown = sum(part.resident for part in parts)
         grown -= sum(self._start_rss[part.origin] for part in parts if part.origin in seeds)
         live = 0
-        for part in parts:
-            for start, end in part.ranges:
-                for stack, amount in self._live_resident(start, end).items():
-                    self._accounts.book(vma_class, "live", amount, stack)
-                    self._resident[("live", stack)] += amount
-                    live += amount
+        # A block may begin in one part and end in the next: the heap grows by pieces.
+        for start, end in _joined(range_ for part in parts for range_ in part.ranges):
+            for stack, amount in self._live_resident(start, end).items():
+                self._accounts.book(vma_class, "live", amount, stack)
+                self._resident[("live", stack)] += amount
+                live += amount
         rest = grown - live
         self._accounts.book(vma_class, "kept-by-allocator" if rest > 0 else "reused", rest)
         return grown
@@ -278,3 +284,14 @@ class _Bookkeeper:
         if home is None:
             return self._start_classes.get(vma.start, "anonymous")
         return self._classes.get(self._end.usages[home].vma.start, "anonymous")
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges in ascending order, adjacent ones made one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined

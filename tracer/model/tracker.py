@@ -123,6 +123,8 @@ class Tracker:
         if pieces is None:  # the old range stays as it is, or was not known
             self.ranges.move(event.start, event.length, event.new_start, event.new_length, keep_old=event.keep_old)
             return
+        if pieces and event.new_length > event.length:
+            self.origins[pieces[-1].origin].mapped_bytes += event.new_length - event.length
         # What was released at entry may be another thread's by now: only the new range is touched.
         end = event.new_start + event.new_length
         for piece in pieces:

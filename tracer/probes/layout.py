@@ -13,7 +13,7 @@ from typing import NamedTuple
 MAX_DEPTH = 127
 RSS_MEMBERS = ("file", "anon", "swap", "shmem")
 
-SETTINGS = struct.Struct("<Q")
+SETTINGS = struct.Struct("<2Q")
 CONTROL = struct.Struct("<4Q")
 LIVE_KEY = struct.Struct("<QII")
 LIVE_VALUE = struct.Struct("<3Q")
@@ -91,6 +91,7 @@ class Settings(NamedTuple):
     """``struct settings``."""
 
     enabled: int = 0
+    heap_is_known: int = 0
 
 
 class Control(NamedTuple):
