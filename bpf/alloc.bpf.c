@@ -113,7 +113,10 @@ static inline void call_abandoned(struct thread_state *t)
 /* Decide whether the call is the outermost one, and take out what it replaces. Returns 1 where it is. */
 static inline int begin_call(struct thread_state *t, struct control *c, u64 sp, u64 caller)
 {
-	if (in_pending_call(t, sp))
+	/* What an operator new that may throw calls is either its own way to the block, or the exception's memory: in both
+	 * cases that call is the one to count.
+	 */
+	if (t->call_op != CALL_NEW && in_pending_call(t, sp))
 		return 0;
 	if (t->call_op != CALL_NONE) {
 		/* Jumped to by the pending call: the return address is its return probe's, which is no code of the target. */

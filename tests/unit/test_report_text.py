@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from tests.unit.reports import KIB, LIBC, MIB, STORE, frame, sample_report, stack, vma
-from tracer.model.report import LedgerRow, Overhead, Report, Sampling, Verdict, VmaGrowth
+from tracer.model.report import Frame, LedgerRow, Overhead, Report, Sampling, Verdict, VmaGrowth
 from tracer.model.vma import RssCounters
 from tracer.report.safe import Column, Page, cells, printable
 from tracer.report.text import TextReport
@@ -277,3 +277,48 @@ class TestPage:
             "123.4 MiB  \u2026fgh",
             "      1 B  x",
         ]
+
+
+class TestFrames:
+    LEAK = (
+        frame("_int_malloc", LIBC),
+        frame("malloc", LIBC),
+        frame("operator new(unsigned long)", "/usr/lib/libstdc++.so.6", function_offset=0x1B),
+        frame("std::vector<Row>::push_back(Row const&)", "/usr/bin/app", inlined=True, file="/usr/include/v.h", line=9),
+        frame("void Table<Row>::add<Row>(Row const&)", "/usr/bin/app", file="/src/app/table.cc", line=40),
+        frame("main", "/usr/bin/app", function_offset=0x10),
+    )
+
+    def lines(self, frames: tuple[Frame, ...], **options: Any) -> list[str]:
+        text = render(sample_report(stacks=(replace(STORE, frames=frames),)), **options)
+        return text.partition("malloc in heap")[2].partition("\n\n")[0].splitlines()[1:]
+
+    def test_the_allocator_is_folded_away_and_the_culprit_marked(self) -> None:
+        own = [
+            "        operator new+0x1b  (libstdc++.so.6)",
+            "        std::vector<…>::push_back [inlined]  include/v.h:9",
+            "      > Table<…>::add<…>  app/table.cc:40",
+            "        main+0x10  (app)",
+        ]
+        assert self.lines(self.LEAK) == own
+        inner = ["        _int_malloc  (libc.so.6)", "        malloc  (libc.so.6)"]
+        assert self.lines(self.LEAK, allocator_frames=True) == inner + own
+
+    def test_the_culprit_is_shown_however_deep_it_is(self) -> None:
+        wrappers = tuple(frame(f"std::f{i}()", "/usr/bin/app") for i in range(20))
+        lines = self.lines((*wrappers, *self.LEAK[4:]), max_frames=3)
+        assert lines[2:] == [
+            "        std::f2  (app)",
+            "        ... 17 more",
+            "      > Table<…>::add<…>  app/table.cc:40",
+            "        ... 1 more",
+        ]
+
+    def test_the_culprit_is_bold(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        assert any("\x1b[1mTable<" in line for line in self.lines(self.LEAK, colour=True))
+
+    def test_recursion_of_the_culprit_is_one_line(self) -> None:
+        same = (frame("walk", "/usr/bin/app"),) * 3
+        assert self.lines((frame("malloc", LIBC), *same)) == ["      > walk [3 times]  (app)"]

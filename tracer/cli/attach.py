@@ -46,6 +46,7 @@ class _Pid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic 
 @click.option(
     "-n", "--top", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Stacks and VMAs shown."
 )
+@click.option("--allocator-frames", is_flag=True, help="Show the allocator's own frames at the top of stacks, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON (schema memtrace/1).")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the report to FILE, not to stdout."
@@ -64,6 +65,7 @@ def attach(
     duration: float | None,
     interval: float,
     top: int,
+    allocator_frames: bool,
     as_json: bool,
     output: Path | None,
     force: bool,
@@ -90,7 +92,7 @@ def attach(
             report = _trace(target, duration, interval, max_live, signals)
 
             def render(out: TextIO) -> None:
-                _render(report, out, as_json=as_json, top=top)
+                _render(report, out, as_json=as_json, top=top, allocator_frames=allocator_frames)
 
             if file is None:
                 write_to_stdout(render)
@@ -134,7 +136,7 @@ def _compile(pid: int, max_live: int) -> tuple[Program, UnwindSizes]:
     return Program(pid, Limits(live=max_live), sizes), sizes
 
 
-def _render(report: Report, out: TextIO, *, as_json: bool, top: int) -> None:
+def _render(report: Report, out: TextIO, *, as_json: bool, top: int, allocator_frames: bool) -> None:
     if as_json:
         from tracer.report.json import write_json
 
@@ -142,4 +144,5 @@ def _render(report: Report, out: TextIO, *, as_json: bool, top: int) -> None:
         return
     from tracer.report.text import TextReport
 
-    TextReport.from_report(report, top=top).render(out, colour=out.isatty())
+    text = TextReport.from_report(report, top=top, allocator_frames=allocator_frames)
+    text.render(out, colour=out.isatty())

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from tracer.model.report import ClassGrowth, Frame, LedgerRow, Overhead, Report, StackGrowth, VmaGrowth
-from tracer.report.safe import Column, Page, cells
+from tracer.model.report import ClassGrowth, LedgerRow, Overhead, Report, StackGrowth, VmaGrowth
+from tracer.report.frame_lines import frame_lines
+from tracer.report.safe import Column, Page
 from tracer.units import human_bytes, human_count, human_rate, human_seconds, percent, plural
 
 _PIPE_WIDTH = 80
@@ -62,20 +62,28 @@ class TextReport:
     """A report as text.
 
     At most ``top`` stacks and VMAs are shown, and of each stack at most ``max_frames`` frames. Stacks and VMAs with
-    less than ``min_share`` of what all of them hold are noise. Whatever is left out is summed up in a line.
+    less than ``min_share`` of what all of them hold are noise. Whatever is left out is summed up in a line, but for
+    the allocator's own frames, which only ``allocator_frames`` shows.
     """
 
     report: Report
     top: int = 10
     max_frames: int = 12
     min_share: float = 0.005
+    allocator_frames: bool = False
 
     @classmethod
     def from_report(
-        cls, report: Report, *, top: int = 10, max_frames: int = 12, min_share: float = 0.005
+        cls,
+        report: Report,
+        *,
+        top: int = 10,
+        max_frames: int = 12,
+        min_share: float = 0.005,
+        allocator_frames: bool = False,
     ) -> TextReport:
         """Prepare a report for rendering."""
-        return cls(report, top, max_frames, min_share)
+        return cls(report, top, max_frames, min_share, allocator_frames)
 
     def render(self, file: TextIO, *, width: int | None = None, colour: bool = False) -> None:
         """Write the report; without ``width`` as wide as the terminal, or 80 columns into a pipe or a file."""
@@ -130,7 +138,7 @@ class TextReport:
             yield Text()
             yield header
             yield from _prose(page, page.clean(_details(stack)), first="      ")
-            yield from _frames(stack, page, self.max_frames)
+            yield from frame_lines(stack, page, self.max_frames, allocator_frames=self.allocator_frames)
         if held[count:]:
             yield Text()
             rest = human_bytes(sum(stack.bytes for stack in held[count:]))
@@ -301,40 +309,6 @@ def _details(stack: StackGrowth) -> str:
     if stack.allocated_count:
         parts.append(f"{undone} {human_count(stack.freed_count)} of {human_count(stack.allocated_count)}")
     return ", ".join(parts)
-
-
-def _frames(stack: StackGrowth, page: Page, limit: int) -> Iterator[Text]:
-    """Frames, innermost first; recursion is one line, and one frame too many is shown rather than counted."""
-    labels = [(name, place, len(list(run))) for (name, place), run in groupby(map(_label, stack.frames))]
-    shown = labels if len(labels) <= limit + 1 else labels[:limit]
-    for name, place, times in shown:
-        yield _frame_line(name + (f" [{times} times]" if times > 1 else ""), place, page)
-    hidden = sum(times for _, _, times in labels[len(shown) :])
-    if hidden:
-        yield Text(f"        ... {hidden} more", style="dim")
-    if not stack.complete:
-        yield Text("        (stack ends early)", style="yellow")
-
-
-def _frame_line(name: str, place: str, page: Page) -> Text:
-    room = page.width - 8
-    where = page.shorten(page.clean(place), max(room // 2, room - 2 - cells(page.clean(name))), "end")
-    # The ends of a C++ name tell most: its namespace and its method.
-    what = page.shorten(page.clean(name), room - (2 + cells(where) if where else 0), "both")
-    return Text.assemble("        ", what, ("  " + where, "dim") if where else "")
-
-
-def _label(frame: Frame) -> tuple[str, str]:
-    """Name and place of a frame; without a symbol ``module+0xoffset``, which addr2line takes."""
-    module = (frame.module or "").rpartition("/")[2]
-    if frame.function is None:
-        return (f"{module}+{frame.offset:#x}", "") if module else (f"{frame.offset:#x}", "(no module)")
-    inlined = " [inlined]" if frame.inlined else ""
-    if frame.file:
-        path = "/".join(frame.file.split("/")[-2:])
-        return frame.function + inlined, path if frame.line is None else f"{path}:{frame.line}"
-    offset = "" if frame.inlined or not frame.function_offset else f"+{frame.function_offset:#x}"
-    return frame.function + offset + inlined, f"({module})" if module else ""
 
 
 def _no_stacks(report: Report, page: Page) -> Iterator[Text]:

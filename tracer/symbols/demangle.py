@@ -1,6 +1,6 @@
 """C++ and Rust names as their authors wrote them, and text that is safe to print.
 
-Demangling is done by ``__cxa_demangle`` (Itanium C++ ABI, §3.4) of libstdc++, which bcc needs anyway. Names come from
+C++ is demangled by ``__cxa_demangle`` (Itanium C++ ABI, §3.4) of libstdc++, which bcc needs anyway. Names come from
 untrusted files. A short one can stand for an exponentially long text (each substitution may double it), which the
 function would print until memory is exhausted, so names whose expansion may be too long are left as they are: 4 of
 the 62,052 in node, 25 of the 38,190 in libLLVM 14.
@@ -13,6 +13,8 @@ import ctypes.util
 import re
 from functools import lru_cache
 from typing import Any
+
+from tracer.symbols.rust import demangle_v0
 
 MAX_MANGLED = 4096
 MAX_EXPANSION = 1 << 24
@@ -36,6 +38,8 @@ def printable(name: str) -> str:
 def demangle(name: bytes) -> str:
     """The printable, demangled form of a symbol's name; the name itself where it is not mangled or not understood."""
     text = name.decode("utf-8", "backslashreplace")
+    if text.startswith("_R"):
+        return printable(demangle_v0(text) or text)
     if not text.startswith("_Z") or len(name) > MAX_MANGLED or _expansion(text) > MAX_EXPANSION:
         return printable(text)
     return printable(_readable_rust(_cxa_demangle(name) or text))

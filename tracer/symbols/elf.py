@@ -57,11 +57,14 @@ class ElfImage:
     """An ELF file or a copy of one in memory; all addresses are the image's own, before relocation.
 
     What is missing or damaged beyond the two headers is reported as absent, and sets ``damaged``. The file is held
-    open until ``close``.
+    open until ``close``; ``fd`` is its descriptor (None for an image in memory).
     """
 
-    def __init__(self, read: Callable[[int, int], bytes], size: int, close: Callable[[], None]) -> None:
+    def __init__(
+        self, read: Callable[[int, int], bytes], size: int, close: Callable[[], None], fd: int | None = None
+    ) -> None:
         self._read, self.size, self.close = read, size, close
+        self.fd = fd
         self.damaged = False
         self.machine, self.type, self.entry, self._shoff, self._shnum, self._shstrndx = self._file_header()
         self.segments = self._program_headers()
@@ -82,7 +85,7 @@ class ElfImage:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise ElfError("not a regular file")
-            return cls(pread, status.st_size, lambda: os.close(fd))
+            return cls(pread, status.st_size, lambda: os.close(fd), fd)
         except BaseException:
             os.close(fd)
             raise
@@ -167,7 +170,26 @@ class ElfImage:
         """The first section of this name that has contents in the file."""
         return next((s for s in self.sections if s.name == name and s.type != SHT_NOBITS), None)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file has all that its section headers say it has: false for one that was cut off."""
+        return (
+            bool(self.sections)
+            and self._shoff + self._shnum * 64 <= self.size
+            and all(s.type == SHT_NOBITS or s.offset + s.size <= self.size for s in self.sections)
+        )
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether the file has DWARF: source lines and inlined functions."""
+        return any(self.section(name) is not None for name in (b".debug_info", b".zdebug_info"))
+
     # Addresses
+
+    @property
+    def base(self) -> int:
+        """The lowest address of the image: 0 for most libraries, the link address of a program that is not PIE."""
+        return min((s.vaddr for s in self.segments if s.type == PT_LOAD), default=0)
 
     @property
     def is_pie(self) -> bool:

@@ -6,6 +6,7 @@ hexadecimal; later lines replace earlier ones. Node (--perf-basic-prof), Java ag
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from bisect import bisect_right
@@ -17,7 +18,10 @@ _LOOK_BACK = 64
 
 
 class PerfMap:
-    """The perf map of a process, as seen from its own mount and PID namespaces. Held open, read when first asked."""
+    """The perf map of a process, as seen from its own mount and PID namespaces. Held open, read when first asked.
+
+    ``is_refused``: there is one, but others than the target's user may have written it.
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -27,6 +31,7 @@ class PerfMap:
         self._starts: list[int] = []
         self._rows: list[tuple[int, int, int, bytes]] = []
         self.text = ""
+        self.is_refused = False
 
     def refresh(self) -> bool:
         """Opens the file anew; True where what was looked up before may have changed."""
@@ -61,12 +66,14 @@ class PerfMap:
             owner = os.stat(f"/proc/{self._pid}").st_uid
             path = f"/proc/{self._pid}/root/tmp/perf-{inner}.map"
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
+        except OSError as error:
+            self.is_refused = error.errno == errno.ELOOP  # a link
             return None
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode) and status.st_uid in (0, owner):
             self.text = f"/tmp/perf-{inner}.map"
             return fd
+        self.is_refused = True
         os.close(fd)
         return None
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracer.model.report import Frame
 from tracer.model.vma import Vma
+from tracer.symbols.debuginfod import Debuginfod
 from tracer.symbols.demangle import demangle, printable
-from tracer.symbols.elf import ElfImage
-from tracer.symbols.elftypes import ElfError
+from tracer.symbols.lines import LineReader, Location
+from tracer.symbols.module import Module, Sources
 from tracer.symbols.perfmap import PerfMap
-from tracer.symbols.table import DEBUG_ROOT, SymbolTable, find_debug_file
+from tracer.symbols.table import DEBUG_ROOT
 
 MAX_GONE = 4096
 MAX_CACHED = 1 << 18
@@ -68,50 +70,6 @@ def _open_same(path: bytes, vma: Vma) -> int | None:
     return None
 
 
-class _Module:
-    """One mapped file: a descriptor (or bytes) until the first lookup, then its image and symbols."""
-
-    def __init__(self, name: bytes, source: int | bytes | None, debug_root: str | None) -> None:
-        self.text = printable(name.decode("utf-8", "backslashreplace"))
-        self._path = os.fsdecode(unescaped(name))
-        self._source = source
-        self._debug_root = debug_root
-        self._image: ElfImage | None = None
-        self._debug: ElfImage | None = None
-        self._table: SymbolTable | None = None
-
-    def locate(self, offset: int) -> tuple[int, str | None, tuple[bytes, int] | None] | None:
-        """For a file offset: the image address (the offset if unknown), build ID and function; None if no ELF file."""
-        self._parse()
-        if self._image is None or self._table is None:
-            return None
-        vaddr = self._image.vaddr_of_offset(offset)
-        if vaddr is None:
-            return offset, self._image.build_id, None
-        return vaddr, self._image.build_id, self._table.lookup(vaddr)
-
-    def close(self) -> None:
-        """Gives the descriptors back."""
-        if isinstance(self._source, int):
-            os.close(self._source)
-        for image in (self._image, self._debug):
-            if image is not None:
-                image.close()
-        self._source = self._image = self._debug = self._table = None
-
-    def _parse(self) -> None:
-        source, self._source = self._source, None
-        if source is None:
-            return
-        try:
-            self._image = ElfImage.from_fd(source) if isinstance(source, int) else ElfImage.from_bytes(source)
-            if self._debug_root is not None and not self._image.has_symtab:
-                self._debug = find_debug_file(self._image, self._path, self._debug_root)
-            self._table = SymbolTable.from_elf(self._image, self._debug)
-        except (ElfError, OSError):
-            self._table = None
-
-
 @dataclass(frozen=True, slots=True)
 class _Mapping:
     """An executable range and what is mapped there; ``module`` is None for anonymous memory (JIT code)."""
@@ -119,28 +77,37 @@ class _Mapping:
     start: int
     end: int
     offset: int
-    module: _Module | None
+    module: Module | None
 
 
 class Resolver:
     """Resolves code addresses of process ``pid``; close it to give its descriptors back.
 
-    ``open_mapping`` returns a descriptor for a mapping; ``debug_root`` is where debug files lie (None: do not look).
+    ``open_mapping`` returns a descriptor for a mapping; ``debug_root`` is where debug files lie (None: do not look);
+    ``lines`` and ``debuginfod`` are what ``resolve`` may use besides, and are closed with the resolver.
     ``unopened`` counts the files that could not be opened: their frames have no function.
     """
 
     def __init__(
-        self, pid: int, *, open_mapping: OpenMapping = open_mapping, debug_root: str | None = DEBUG_ROOT
+        self,
+        pid: int,
+        *,
+        open_mapping: OpenMapping = open_mapping,
+        debug_root: str | None = DEBUG_ROOT,
+        lines: LineReader | None = None,
+        debuginfod: Debuginfod | None = None,
     ) -> None:
         self._pid = pid
         self._open = open_mapping
-        self._debug_root = debug_root
-        self._modules: dict[tuple[str, int, bytes], _Module] = {}
+        self._unread: Counter[str] = Counter()
+        self._sources = Sources(debug_root, lines, debuginfod, self._unread)
+        self._sources_of_memory = Sources(None, None, None, self._unread)
+        self._modules: dict[tuple[str, int, bytes], Module] = {}
         self._current: dict[Vma, _Mapping] = {}
         self._starts: list[int] = []
         self._ordered: list[_Mapping] = []
         self._gone: list[_Mapping] = []
-        self._cache: dict[int, tuple[Frame, ...]] = {}
+        self._cache: dict[tuple[int, bool], tuple[Frame, ...]] = {}
         self._perf_map = PerfMap(pid)
         self.unopened = 0
 
@@ -160,23 +127,38 @@ class Resolver:
         self._starts = [mapping.start for mapping in self._ordered]
         self._cache.clear()
 
-    def resolve(self, address: int, *, return_address: bool = False) -> tuple[Frame, ...]:
-        """The frames at a code address, innermost first (today always one: the physical function).
+    @property
+    def problems(self) -> dict[str, int]:
+        """What could not be used for names and lines, and how often."""
+        damaged = sum(module.is_damaged for module in self._modules.values())
+        found = {f"{what} among the mapped files": count for what, count in self._unread.items()}
+        found |= {"mapped files that could not be opened": self.unopened, "files with damaged symbols": damaged}
+        found |= {"perf maps not trusted": int(self._perf_map.is_refused)}
+        for name, part in (("debuginfod", self._sources.debuginfod), ("lines", self._sources.lines)):
+            if part is not None:
+                found |= {f"{name}: {what}": count for what, count in part.problems.items()}
+        return {what: count for what, count in found.items() if count}
+
+    def resolve(self, address: int, *, return_address: bool = False, lines: bool = True) -> tuple[Frame, ...]:
+        """The frames at a code address, innermost first: functions inlined there, then the physical function.
 
         A return address points behind its call, which may be the next line or even the next function: with
-        ``return_address`` the instruction before it is resolved, and the frame's offsets are that instruction's.
+        ``return_address`` the instruction before it is resolved, and the frames' offsets are that instruction's.
+        Without ``lines`` only what is quickly had is used, and the physical function alone is returned: for labels
+        while tracing. With it, source lines are read and debuginfod is asked, if the resolver was given them.
         """
-        if return_address:
-            address -= 1
-        frames = self._cache.get(address)
+        key = (address - 1 if return_address else address, lines)
+        frames = self._cache.get(key)
         if frames is None:
             if len(self._cache) >= MAX_CACHED:
                 self._cache.clear()
-            frames = self._cache[address] = (self._frame(address),)
+            frames = self._cache[key] = self._frames(*key)
         return frames
 
     def close(self) -> None:
         """Gives all descriptors back; addresses that were resolved before stay resolvable."""
+        if self._sources.lines is not None:
+            self._sources.lines.close()
         for module in self._modules.values():
             module.close()
         self._perf_map.close()
@@ -184,14 +166,15 @@ class Resolver:
     def _mapping(self, vma: Vma) -> _Mapping:
         return _Mapping(vma.start, vma.end, vma.offset if vma.is_file else 0, self._module(vma))
 
-    def _module(self, vma: Vma) -> _Module | None:
+    def _module(self, vma: Vma) -> Module | None:
         if not vma.is_file and (not vma.path.startswith(b"[") or vma.path.startswith((b"[anon", b"[heap", b"[stack"))):
             return None
         key = (vma.device, vma.inode, vma.path)
         module = self._modules.get(key)
         if module is None:
             source = self._file(vma) if vma.is_file else self._vdso(vma) if vma.path == b"[vdso]" else None
-            module = self._modules[key] = _Module(vma.path, source, self._debug_root if vma.is_file else None)
+            sources = self._sources if vma.is_file else self._sources_of_memory
+            module = self._modules[key] = Module(vma.path, unescaped(vma.path), source, sources)
         return module
 
     def _file(self, vma: Vma) -> int | None:
@@ -216,25 +199,27 @@ class Resolver:
         finally:
             os.close(fd)
 
-    def _frame(self, address: int) -> Frame:
+    def _frames(self, address: int, thorough: bool) -> tuple[Frame, ...]:
         mapping = self._find(address)
         module = mapping.module if mapping is not None else None
         if mapping is None or module is None:
-            return self._generated(address)
+            return (self._generated(address),)
+        if thorough:
+            module.search()
         offset = address - mapping.start + mapping.offset
-        found = module.locate(offset)
-        if found is None:
+        place = module.locate(offset)
+        if place is None:
             # No ELF file: .NET, for one, maps its generated code from a memfd.
             generated = self._generated(address)
-            return generated if generated.function else Frame(function=None, module=module.text, offset=offset)
-        vaddr, build_id, function = found
-        return Frame(
-            function=demangle(function[0]) if function else None,
+            return (generated if generated.function else Frame(function=None, module=module.text, offset=offset),)
+        frame = Frame(
+            function=demangle(place.function[0]) if place.function else None,
             module=module.text,
-            offset=vaddr,
-            function_offset=function[1] if function else 0,
-            build_id=build_id,
+            offset=place.vaddr,
+            function_offset=place.function[1] if place.function else 0,
+            build_id=place.build_id,
         )
+        return _with_lines(frame, module.locations(place.vaddr)) if thorough else (frame,)
 
     def _generated(self, address: int) -> Frame:
         """Code that a JIT compiler generated, where it left a perf map; else an address that nothing is known of."""
@@ -248,3 +233,22 @@ class Resolver:
         if index >= 0 and address < self._ordered[index].end:
             return self._ordered[index]
         return next((old for old in reversed(self._gone) if old.start <= address < old.end), None)
+
+
+def _with_lines(frame: Frame, locations: Sequence[Location]) -> tuple[Frame, ...]:
+    """The frame with its source line, after the functions that are inlined there."""
+    # Without a source file the name is a guess from the nearest symbol, of which ours knows the size.
+    if not locations or locations[-1].path is None:
+        return (frame,)
+    *inlined, outer = [
+        replace(
+            frame,
+            function=demangle(at.name.encode()) or None,
+            file=printable(at.path) if at.path is not None else None,
+            line=at.line,
+        )
+        for at in locations
+    ]
+    # Where dwz moved the names to another file, inlined functions have none: their line says where they stand.
+    named = [replace(inner, inlined=True, function_offset=0) for inner in inlined if inner.function]
+    return (*named, replace(outer, function=frame.function or outer.function))
