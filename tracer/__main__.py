@@ -1,5 +1,5 @@
 """``python -m tracer``: the same as the command ``memtrace``."""
 
-from tracer.cli.main import main
+from tracer.command import main
 
 main()

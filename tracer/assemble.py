@@ -140,10 +140,11 @@ def _mapped_stacks(evidence: Evidence, books: Books, book: StackBook) -> list[St
         if origin.kind not in ("mmap", "brk") or index not in held:
             continue
         still = sum(held[index])
+        count = evidence.tracker.mappings(index)
         totals = Totals(
             origin.mapped_count,
             origin.mapped_bytes,
-            max(0, origin.mapped_count - len(held[index])),
+            max(0, origin.mapped_count - count),
             max(0, origin.mapped_bytes - still),
             0,
             0,
@@ -151,9 +152,7 @@ def _mapped_stacks(evidence: Evidence, books: Books, book: StackBook) -> list[St
         kind: StackKind = "brk" if origin.kind == "brk" else "mmap"
         resident = books.resident_by_stack.get(("mapped", index), 0)
         vma_class = classes.get(f"{origin.stack:016x}", "heap" if kind == "brk" else "anonymous")
-        found.append(
-            _growth(evidence, book, origin.stack, kind, resident, len(held[index]), totals, origin.first_ns, vma_class)
-        )
+        found.append(_growth(evidence, book, origin.stack, kind, resident, count, totals, origin.first_ns, vma_class))
     return found
 
 

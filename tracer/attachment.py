@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Self
 
 from tracer.heap.discovery import Discovery, FoundImage
+from tracer.probes.holder import ProbeHolder
 from tracer.probes.malloc import MallocProbes
 from tracer.probes.program import Program
 from tracer.probes.tracepoints import attach_tracepoints
@@ -25,13 +26,16 @@ _TABLES_AT_START_SECONDS = 0.3
 class Attachment:
     """Attaches when entered and detaches when left. ``notes`` grows with what the user should know."""
 
-    def __init__(self, program: Program, pid: int, sizes: UnwindSizes, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, program: Program, holder: ProbeHolder, pid: int, sizes: UnwindSizes, say: Callable[[str], None]
+    ) -> None:
         self.resolver = Resolver(
             pid, lines=LineReader.available(), debuginfod=Debuginfod.from_environment(os.environ, say)
         )
         self.notes: list[str] = []
         self.probed: list[str] = []
         self._program = program
+        self._holder = holder
         self._pid = pid
         self._sizes = sizes
         self._say = say
@@ -47,7 +51,7 @@ class Attachment:
             self._tracepoints = attach_tracepoints(self._program)
             stack.callback(self._tracepoints.close)
             self.notes += self._tracepoints.missing
-            self._malloc = MallocProbes(self._program, self._pid)
+            self._malloc = MallocProbes(self._program, self._holder, self._pid)
             stack.callback(lambda: self._malloc.close())  # whichever it is then: exec makes a new one
             self._unwinding.start(read_maps(self._pid), _TABLES_AT_START_SECONDS)
             self.follow_code(late=False)
@@ -105,7 +109,7 @@ class Attachment:
         self.probed.clear()
         self._discovery = Discovery(self._pid)
         # The new probes come before the old ones go: a call seen by both counts once, one seen by neither is lost.
-        before, self._malloc = self._malloc, MallocProbes(self._program, self._pid)
+        before, self._malloc = self._malloc, MallocProbes(self._program, self._holder, self._pid)
         self.follow_code(late=False)
         before.close()
 

@@ -25,6 +25,7 @@ from tracer.model.resident import ResidentPages
 from tracer.model.tracker import Tracker
 from tracer.model.vma import Snapshot
 from tracer.probes import consumer
+from tracer.probes.holder import ProbeHolder
 from tracer.probes.layout import Control, Event, EventKind, Settings, Totals
 from tracer.probes.program import Program
 from tracer.procfs.maps import read_maps
@@ -68,6 +69,7 @@ class Session:
         target: TargetInfo,
         options: Options,
         program: Program,
+        holder: ProbeHolder,
         sizes: UnwindSizes,
         say: Callable[[str], None],
         stop_requested: Callable[[], str | None],
@@ -77,7 +79,7 @@ class Session:
         self._program = program
         self._say = say
         self._stop_requested = stop_requested
-        self._attachment = Attachment(program, target.pid, sizes, say)
+        self._attachment = Attachment(program, holder, target.pid, sizes, say)
         self._tracker = Tracker()
         self._history = History()
         self._code_changed = False

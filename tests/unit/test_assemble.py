@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-import pytest
-
 from tracer.assemble import Evidence, assemble
 from tracer.model.blocks import Blocks
 from tracer.model.events import Mapped, RssChange, Unmapped
@@ -143,7 +141,6 @@ def test_a_mapped_stack() -> None:
     assert set(stacks(found)) == {("mmap", A)}, "what B mapped is gone"
 
 
-@pytest.mark.xfail(reason="ranges are counted, and neighbours from the same stack are one range")
 def test_neighbouring_mappings_of_one_stack_are_not_freed() -> None:
     found = report(end=snapshot(110, used(60, 70, 10)), events=[mapped(60 + i, 61 + i, A) for i in range(10)])
     stack = stacks(found)["mmap", A]

@@ -105,7 +105,6 @@ def test_any_text_can_be_written(tmp_path: Path) -> None:
     assert (tmp_path / "out.txt").read_bytes() == b"\\udcff \xc3\xa9\n"
 
 
-@pytest.mark.xfail(reason="mkstemp's 0600 stays: a report made by sudo cannot be read by who asked for it")
 def test_the_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "other").touch()
     ReportFile(tmp_path / "out.txt", force=False).write(render)
@@ -113,7 +112,6 @@ def test_the_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     assert modes[0] == modes[1]
 
 
-@pytest.mark.xfail(reason="with --force a FIFO or device (/dev/null, /dev/stdout) is replaced by a regular file")
 def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
@@ -127,7 +125,6 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
     assert stat.S_ISFIFO(path.stat().st_mode)
 
 
-@pytest.mark.xfail(reason="whether the file exists is asked before tracing only")
 def test_a_file_that_appeared_while_tracing_is_not_replaced(tmp_path: Path) -> None:
     file = ReportFile(tmp_path / "out.txt", force=False)
     (tmp_path / "out.txt").write_text("another's")

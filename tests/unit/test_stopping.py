@@ -65,7 +65,6 @@ def test_the_handlers_before_come_back() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-@pytest.mark.xfail(reason="a handler is put in the place of SIG_IGN: nohup memtrace ends with its terminal")
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_what_nohup_or_the_shell_had_ignored_stays_ignored(number: signal.Signals) -> None:
     signal.signal(number, signal.SIG_IGN)

@@ -184,7 +184,6 @@ def test_fault_programs_that_the_kernel_refuses(attach: Attach) -> None:
     attached.close()
 
 
-@pytest.mark.xfail(raises=KernelError, reason="program.load raises KernelError, of which only OSError is caught")
 def test_an_rss_program_that_the_kernel_refuses(attach: Attach) -> None:
     attached = attach(Kernel(), refused="on_rss_stat")
     assert not attached.rss_source and "on_rss_stat" in attached.missing[0]

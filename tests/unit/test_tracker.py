@@ -205,6 +205,14 @@ def test_the_tail_of_a_shrunk_mapping_taken_by_another_thread() -> None:
     assert layout(tracked(vma(0, 4), events=events)) == [(0, 2, "seed 0"), (2, 3, "mmap 7")]
 
 
+def test_what_a_mapping_grew_by_is_its_origins() -> None:
+    tracker = tracked(events=[mapped(0, 4, 7), remapping(0, 4), remapped(0, 4, 10, 16)])
+    assert (origin(tracker, 10).mapped_bytes, origin(tracker, 10).mapped_count) == (6 * PAGE, 1)
+    for event in (remapping(10, 16), remapped(10, 16, 10, 12)):
+        tracker.apply(event)
+    assert origin(tracker, 10).mapped_bytes == 6 * PAGE, "mapped in all, also what is gone"
+
+
 def test_two_threads_remap_at_the_same_time() -> None:
     tracker = tracked(vma(0, 4), vma(10, 14, perms="r--p"))
     for event in (remapping(0, 4, 1), remapping(10, 14, 2), remapped(0, 4, 20, 24, 1), remapped(10, 14, None, tid=2)):
@@ -234,8 +242,9 @@ def test_a_reserve_that_is_opened_is_no_longer_the_seeds() -> None:
         (18, 20, "opened"),
     ]
     assert [row.perms for row in tracker.ranges] == ["rw-p", "---p", "rw-p", "---p", "---p", "rw-p"]
-    assert origin(tracker, 0) is origin(tracker, 4), "of one reserve"
-    assert origin(tracker, 0) is not origin(tracker, 18), "of another one"
+    assert origin(tracker, 0) is not origin(tracker, 4), "opened apart"
+    tracker.apply(protected(2, 3, "rw-"))
+    assert origin(tracker, 0) is origin(tracker, 2), "opened behind the last piece, as an arena grows"
 
 
 def test_only_reserves_of_the_start_are_opened() -> None:

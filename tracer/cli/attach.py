@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -29,15 +30,23 @@ class _Pid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic 
         return int(text)
 
 
+class _Seconds(click.FloatRange):
+    """A time that ends: neither nan nor inf."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return seconds
+
+
 @click.command()
 @click.argument("pid", type=_Pid())
-@click.option(
-    "-d", "--duration", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after SECONDS."
-)
+@click.option("-d", "--duration", type=_Seconds(min=0, min_open=True), metavar="SECONDS", help="Stop after SECONDS.")
 @click.option(
     "-i",
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=_Seconds(min=0.1),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -111,20 +120,31 @@ def _trace(target: TargetInfo, duration: float | None, interval: float, max_live
     import os
     from concurrent.futures import ThreadPoolExecutor
 
-    def say(line: str) -> None:
-        from tracer.report.safe import printable
+    from tracer.probes.holder import ProbeHolder
 
+    holder = ProbeHolder()  # it forks, so it comes before the first thread
+    try:
+        # Compiling takes most of the start: meanwhile everything else is imported.
+        with ThreadPoolExecutor(max_workers=1) as compiler:
+            loading = compiler.submit(_compile, target.pid, max_live)
+            from tracer.report.live import GuardedView, open_view
+            from tracer.session import Options, Session
+
+            program, sizes = loading.result()
+        session = Session(target, Options(duration, interval), program, holder, sizes, _say, signals.requested)
+        return session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
+    finally:
+        holder.close()
+
+
+def _say(line: str) -> None:
+    """A line for the user on stderr; that it cannot be written must not cost the report."""
+    from contextlib import suppress
+
+    from tracer.report.safe import printable
+
+    with suppress(OSError):
         print(printable(line), file=sys.stderr, flush=True)
-
-    # Compiling takes most of the start: meanwhile everything else is imported.
-    with ThreadPoolExecutor(max_workers=1) as compiler:
-        loading = compiler.submit(_compile, target.pid, max_live)
-        from tracer.report.live import open_view
-        from tracer.session import Options, Session
-
-        program, sizes = loading.result()
-    session = Session(target, Options(duration, interval), program, sizes, say, signals.requested)
-    return session.run(open_view(sys.stdout, sys.stderr, os.environ))
 
 
 def _compile(pid: int, max_live: int) -> tuple[Program, UnwindSizes]:

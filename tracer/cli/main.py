@@ -36,7 +36,7 @@ def cli() -> None:
 
     \b
     memtrace PID            trace until Ctrl-C: live view, then the report
-    memtrace attach PID     the same, spelled out; its options: memtrace attach --help
+    memtrace attach PID     the same; its options: memtrace attach --help
     """
 
 
@@ -45,6 +45,7 @@ cli.add_command(attach)
 
 def main() -> None:
     """Run the command line; never ends in a traceback for a cause that the user can act on."""
+    _open_standard_files()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
@@ -68,9 +69,7 @@ def main() -> None:
         _print_error("interrupted before there was anything to report", None)
         sys.exit(EXIT_CANNOT_TRACE)
     except BrokenPipeError:
-        # The reader of our output has gone; a second failure at interpreter shutdown would print a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(EXIT_CANNOT_TRACE)
+        sys.exit(EXIT_CANNOT_TRACE)  # who read the output has gone
     except Exception as error:
         if os.environ.get("MEMTRACE_DEBUG"):
             raise
@@ -81,9 +80,26 @@ def main() -> None:
         sys.exit(EXIT_CANNOT_TRACE)
 
 
+def _open_standard_files() -> None:
+    """Where the caller has closed one, put /dev/null in its place: else the next file opened would take its number.
+
+    A closed standard output stays unwritable, so that a report which goes there fails aloud.
+    """
+    for descriptor, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            null = os.open(os.devnull, flags)
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "r" if descriptor == 0 else "w", closefd=False))
+
+
 def _usage(error: click.UsageError) -> str:
     """The message, without click's name of the parameter where ours says it all."""
-    return error.message if isinstance(error, click.BadParameter) and "'" in error.message else error.format_message()
+    return error.message if "is no process id" in error.message else error.format_message()
 
 
 def _print_error(cause: str, fix: str | None) -> None:

@@ -18,7 +18,9 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         for number in self._SIGNALS:
-            self._before[number] = signal.signal(number, self._receive)
+            # nohup, or a shell without job control, wants it ignored.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -36,7 +37,6 @@ class Discovery:
             identity = (vma.device, vma.inode)
             if not vma.is_executable or not vma.is_file or identity in self._seen:
                 continue
-            self._seen.add(identity)
             found = self._inspect(vma)
             if found is not None:
                 yield found
@@ -44,14 +44,20 @@ class Discovery:
     def _inspect(self, vma: Vma) -> FoundImage | None:
         map_file = f"/proc/{self._pid}/map_files/{vma.start:x}-{vma.end:x}"
         path = vma.path.decode("utf-8", "backslashreplace")
+        identity = (vma.device, vma.inode)
         try:
             with ElfImage.open(map_file) as image:
+                self._seen.add(identity)
                 allocator = find_allocator(image, path)
                 if allocator is not None:
                     allocator = place(image, allocator)
                 return FoundImage(path, map_file, allocator, image.is_go, image.is_static)
         except ElfError:
+            self._seen.add(identity)
             return None  # JIT caches, data mapped executable: no ELF file, so no allocator in it
         except OSError as error:
-            self.unreadable.append(f"{path} cannot be read: {error.strerror}")
+            # It may only have been unmapped meanwhile: it is looked at again when it is seen again.
+            if error.errno not in (errno.ENOENT, errno.ESRCH):
+                self._seen.add(identity)
+                self.unreadable.append(f"{path} cannot be read: {error.strerror}")
             return None

@@ -111,23 +111,24 @@ class _Bookkeeper:
         self._pages = resident
         self._accounts = _Accounts()
         self._resident: dict[tuple[str, int], int] = defaultdict(int)
-        self._start_rss = self._seed_rss()
-        self._homes = self._home_of_seeds()
+        self._start_rss = self._rss_at_start()
+        self._homes = self._home_vmas()
         self._faults: dict[int, dict[int, int]] = defaultdict(dict)
         for (origin, stack), amount in tracker.faulted.items():
             if amount:
                 self._faults[origin][stack] = amount
 
-    def _seed_rss(self) -> dict[int, int]:
+    def _rss_at_start(self) -> dict[int, int]:
+        """What each origin that was there at the start held then; what was opened of a reserve held nothing."""
         by_start = {usage.vma.start: usage.rss for usage in self._start.usages}
         return {
-            index: by_start.get(origin.vma.start, 0)
+            index: by_start.get(origin.vma.start, 0) if origin.vma is not None else 0
             for index, origin in enumerate(self._tracker.origins)
-            if origin.vma is not None
+            if origin.kind in ("seed", "opened")
         }
 
-    def _home_of_seeds(self) -> dict[int, int]:
-        """Origin -> index of the end VMA that holds most of it: there its resident bytes at the start are booked."""
+    def _home_vmas(self) -> dict[int, int]:
+        """Origin -> index of the end VMA that holds most of it: there its start RSS and its faults are booked."""
         held: dict[int, tuple[int, int]] = {}
         for index, usage in enumerate(self._end.usages):
             sizes: dict[int, int] = defaultdict(int)
@@ -166,29 +167,41 @@ class _Bookkeeper:
         booked = 0
         allocator = [part for part in parts if part.allocator]
         if allocator:
-            booked += self._book_allocator(vma_class, allocator, seeds)
+            booked += self._book_allocator(usage, vma_class, allocator, seeds)
         for part in parts:
             if not part.allocator:
                 booked += self._book_direct(vma_class, part, seeds)
-        if not parts:
-            booked -= sum(self._start_rss[origin] for origin in seeds)
         self._accounts.book(vma_class, "unexplained", growth - booked)
         return VmaGrowth(usage.vma, vma_class, usage.rss, growth)
 
     def _parts(self, usage: VmaUsage, vma_class: str) -> list[_Part]:
-        by_origin: dict[tuple[int, bool], list[tuple[int, int]]] = defaultdict(list)
-        for range_ in self._tracker.ranges.overlapping(usage.vma.start, usage.vma.end):
-            managed = self._is_managed(range_.origin, vma_class, range_.start, range_.end)
-            by_origin[(range_.origin, managed)].append((range_.start, range_.end))
+        by_origin = self._by_origin(usage.vma, vma_class)
+        if not by_origin:  # the model has lost it: all of its growth is unexplained
+            return []
         if len(by_origin) == 1:
             ((origin, managed), ranges), *_ = by_origin.items()
             return [_Part(origin, tuple(ranges), usage.rss, managed)]
         if all(managed for _, managed in by_origin):
             return self._share_out(usage, by_origin)
         return [
-            _Part(origin, tuple(ranges), sum(self._resident_bytes(*range_) for range_ in ranges), managed)
+            _Part(origin, tuple(ranges), sum(self._resident_bytes(usage, *range_) for range_ in ranges), managed)
             for (origin, managed), ranges in by_origin.items()
         ]
+
+    def _by_origin(self, vma: Vma, vma_class: str) -> dict[tuple[int, bool], list[tuple[int, int]]]:
+        """The ranges of a VMA by origin and by whether an allocator manages them.
+
+        What was there at the start is one thing, managed or not: its bytes at the start cannot be divided.
+        """
+        ranges = self._tracker.ranges.overlapping(vma.start, vma.end)
+        managed = [self._is_managed(range_.origin, vma_class, range_.start, range_.end) for range_ in ranges]
+        whole = {range_.origin for range_, is_ in zip(ranges, managed, strict=True) if is_}
+        found: dict[tuple[int, bool], list[tuple[int, int]]] = defaultdict(list)
+        for range_, is_managed in zip(ranges, managed, strict=True):
+            if range_.origin in self._start_rss:
+                is_managed = range_.origin in whole
+            found[(range_.origin, is_managed)].append((range_.start, range_.end))
+        return found
 
     def _share_out(
         self, usage: VmaUsage, by_origin: Mapping[tuple[int, bool], Sequence[tuple[int, int]]]
@@ -207,17 +220,21 @@ class _Bookkeeper:
             return True
         return len(self._blocks.within(start, end)) > 0
 
-    def _resident_bytes(self, start: int, end: int) -> int:
-        return sum(stop - first for first, stop in self._pages.within(start, end))
+    def _pages_within(self, usage: VmaUsage, start: int, end: int) -> list[tuple[int, int]]:
+        # Of a VMA that holds nothing, the pages were not looked at.
+        return self._pages.within(start, end) if usage.rss else []
 
-    def _book_allocator(self, vma_class: str, parts: Sequence[_Part], seeds: Sequence[int]) -> int:
+    def _resident_bytes(self, usage: VmaUsage, start: int, end: int) -> int:
+        return sum(stop - first for first, stop in self._pages_within(usage, start, end))
+
+    def _book_allocator(self, usage: VmaUsage, vma_class: str, parts: Sequence[_Part], seeds: Sequence[int]) -> int:
         """Live blocks by stack, and what the allocator keeps beyond them; returns what was booked."""
         grown = sum(part.resident for part in parts)
         grown -= sum(self._start_rss[part.origin] for part in parts if part.origin in seeds)
         live = 0
         # A block may begin in one part and end in the next: the heap grows by pieces.
         for start, end in _joined(range_ for part in parts for range_ in part.ranges):
-            for stack, amount in self._live_resident(start, end).items():
+            for stack, amount in self._live_resident(usage, start, end).items():
                 self._accounts.book(vma_class, "live", amount, stack)
                 self._resident[("live", stack)] += amount
                 live += amount
@@ -225,11 +242,11 @@ class _Bookkeeper:
         self._accounts.book(vma_class, "kept-by-allocator" if rest > 0 else "reused", rest)
         return grown
 
-    def _live_resident(self, start: int, end: int) -> dict[int, int]:
+    def _live_resident(self, usage: VmaUsage, start: int, end: int) -> dict[int, int]:
         indices = self._blocks.within(start, end)
         if not indices:
             return {}
-        return self._blocks.resident_by_stack(indices, self._pages.within(start, end))
+        return self._blocks.resident_by_stack(indices, self._pages_within(usage, start, end))
 
     def _book_direct(self, vma_class: str, part: _Part, seeds: Sequence[int]) -> int:
         origin = self._tracker.origins[part.origin]

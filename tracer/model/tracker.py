@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tracer.model.events import Mapped, Protected, Remapped, Remapping, RssChange, Unmapped, VmaEvent
@@ -24,7 +24,8 @@ class Origin:
 
     ``opened`` is what was taken in the window from a seed that could not be accessed, and so held nothing.
 
-    Bytes and counts of mappings; ``first_ns`` is the CLOCK_MONOTONIC time of the first.
+    Bytes and counts of mappings; ``first_ns`` is the CLOCK_MONOTONIC time of the first,
+    ``starts`` where they began (neighbours of one origin are one range).
     """
 
     kind: OriginKind
@@ -33,6 +34,7 @@ class Origin:
     mapped_bytes: int = 0
     mapped_count: int = 0
     first_ns: int = 0
+    starts: set[int] = field(default_factory=set, compare=False)
 
 
 class Tracker:
@@ -88,6 +90,8 @@ class Tracker:
         known = self.origins[origin]
         known.mapped_bytes += event.length
         known.mapped_count += 1
+        if known.kind != "allocator":
+            known.starts.add(event.start)
         # The event does not tell which file: the next look at /proc/PID/maps does.
         self.ranges.map(event.start, event.length, event.perms, offset=event.offset, origin=origin)
 
@@ -95,9 +99,7 @@ class Tracker:
         """What is taken from an inaccessible reserve (an arena's, a stack's) is no longer part of that reserve."""
         for part in self.ranges.overlapping(event.start, event.start + event.length):
             if part.perms.startswith("---") and self.origins[part.origin].kind == "seed":
-                if part.origin not in self._opened:
-                    self._opened[part.origin] = len(self.origins)
-                    self.origins.append(Origin("opened"))
+                origin = self._opened_from(part)
                 self.ranges.map(
                     part.start,
                     part.size,
@@ -105,8 +107,17 @@ class Tracker:
                     part.inode,
                     part.device,
                     part.offset,
-                    self._opened[part.origin],
+                    origin,
                 )
+
+    def _opened_from(self, part: Range) -> int:
+        """The origin of what is opened: an arena grows by pieces, each behind the last, and they are one."""
+        before = self.ranges.overlapping(part.start - 1, part.start)
+        if before and self._opened.get(before[0].origin) == part.origin:
+            return before[0].origin
+        self._opened[len(self.origins)] = part.origin
+        self.origins.append(Origin("opened"))
+        return len(self.origins) - 1
 
     def _direct_origin(self, event: Mapped) -> int:
         key: tuple[OriginKind, int] = (event.kind, event.stack)
@@ -125,6 +136,9 @@ class Tracker:
             return
         if pieces and event.new_length > event.length:
             self.origins[pieces[-1].origin].mapped_bytes += event.new_length - event.length
+        if pieces and event.start in (starts := self.origins[pieces[0].origin].starts):
+            starts.remove(event.start)
+            starts.add(event.new_start)
         # What was released at entry may be another thread's by now: only the new range is touched.
         end = event.new_start + event.new_length
         for piece in pieces:
@@ -133,6 +147,13 @@ class Tracker:
             stop = end if is_last else min(end, start + piece.size)
             if start < stop:
                 self.ranges.map(start, stop - start, piece.perms, piece.inode, piece.device, piece.offset, piece.origin)
+
+    def mappings(self, origin: int) -> int:
+        """How many mappings of an origin are there still: a mapping is, as long as its first page is."""
+        return sum(
+            any(range_.origin == origin for range_ in self.ranges.overlapping(start, start + 1))
+            for start in self.origins[origin].starts
+        )
 
     def resync(self, vmas: Iterable[Vma]) -> Resync:
         """Take over the kernel's view; origins of what is still mapped are kept. Returns how far off the model was."""

@@ -5,8 +5,9 @@ In this order:
 1. not-growing: RSS grew by less than 1 MiB, or by less than 1 % of what it was and 256 KiB a minute.
 2. file-cache, stacks, retention: more than half of the growth is file pages; thread and main stacks; memory that the
    allocator keeps beyond the live allocations.
-3. plateau: the growth has causes, and the last third of the window brought less than a tenth of it.
-4. leak: more than half of the growth is live allocations or direct mappings, and it goes on to the end of the window.
+3. plateau: more than half of the growth has causes (live allocations, direct mappings, page faults), and the last
+   third of the window brought less than a tenth of it.
+4. leak: the same, but it goes on to the end of the window.
 5. unknown: anything else, or a window too short to tell (fewer than five looks or three seconds).
 """
 
@@ -17,12 +18,13 @@ from dataclasses import dataclass
 
 from tracer.model.history import MIN_SECONDS
 from tracer.model.report import LedgerRow, StackGrowth, Trend, Verdict, VerdictKind
-from tracer.units import human_bytes, human_rate, human_seconds
+from tracer.units import human_bytes, human_rate, human_seconds, plural
 
 _MIN_GROWTH = 1 << 20
 _MIN_SHARE = 0.01
 _MIN_RATE = (256 << 10) / 60
 _MAJORITY = 0.5
+_CAUSES = ("live", "mapped", "faulted")
 
 _WORDS: dict[VerdictKind, str] = {
     "leak": "still growing: looks like a leak",
@@ -72,12 +74,10 @@ def _kind(findings: Findings) -> VerdictKind:
         return "stacks"
     if findings.by_cause("kept-by-allocator") > _MAJORITY * growth:
         return "retention"
-    if findings.rss_trend == "unknown":
+    caused = findings.by_cause(*_CAUSES)
+    if findings.rss_trend == "unknown" or caused <= _MAJORITY * growth:
         return "unknown"
-    if findings.rss_trend != "growing":
-        return "plateau"
-    caused = findings.by_cause("live", "mapped", "faulted")
-    return "leak" if caused > _MAJORITY * growth else "unknown"
+    return "leak" if findings.rss_trend == "growing" else "plateau"
 
 
 def _growth_sentence(findings: Findings) -> str:
@@ -91,9 +91,12 @@ def _growth_sentence(findings: Findings) -> str:
 
 
 def _shares(findings: Findings) -> list[str]:
-    rows = [row for row in findings.ledger if row.stack and row.cause in ("live", "mapped", "faulted")]
+    rows = [row for row in findings.ledger if row.stack and row.cause in _CAUSES]
     stacks = {row.stack for row in rows if row.bytes > 0}
     parts = [f"{human_bytes(sum(row.bytes for row in rows))} in {len(stacks)} call stack{'s' * (len(stacks) != 1)}"]
+    stackless = sum(row.bytes for row in findings.ledger if not row.stack and row.cause in _CAUSES)
+    if stackless:
+        parts.append(f"{human_bytes(stackless)} without a stack")
     kept = findings.by_cause("kept-by-allocator")
     if kept:
         parts.append(f"{human_bytes(kept)} kept by malloc")
@@ -111,11 +114,12 @@ def _shares(findings: Findings) -> list[str]:
 
 
 def _evidence(findings: Findings) -> tuple[str, ...]:
-    growing = [stack for stack in findings.stacks if stack.trend == "growing"]
-    lines = [
-        f"RSS over the window: {findings.rss_trend}",
-        f"{len(growing)} of {len(findings.stacks)} stacks with live memory still grow",
-    ]
+    lines = [f"RSS over the window: {findings.rss_trend}"]
+    # Of direct mappings and page faults it is not known how they went over the window.
+    followed = [stack for stack in findings.stacks if stack.trend != "unknown"]
+    growing = [stack for stack in followed if stack.trend == "growing"]
+    if followed:
+        lines.append(f"{len(growing)} of {plural(len(followed), 'stack')} with live allocations still grow")
     if findings.seconds < MIN_SECONDS:
         lines.append(f"the window was shorter than {MIN_SECONDS:.0f} s")
     allocated = sum(stack.allocated_bytes for stack in growing)

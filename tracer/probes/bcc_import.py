@@ -24,8 +24,8 @@ def import_bcc() -> ModuleType:
         module = importlib.import_module("bcc")
         if hasattr(module, "BPF"):
             return module
-    except ImportError:
-        pass
+    except (ImportError, OSError):
+        pass  # not there, or its library does not load: the distribution's own says why
     for path in DISTRIBUTION_PATHS:
         if path.exists():
             return _import_from(path)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from tracer.heap.allocators import AllocShape, ProbeSite
 from tracer.heap.discovery import FoundImage
 from tracer.probes import kernel
+from tracer.probes.holder import ProbeHolder
 from tracer.probes.program import Program, supports_uprobe_multi
 
 _ENTRY_PROGRAMS = {
@@ -25,24 +25,23 @@ _ENTRY_PROGRAMS = {
 _RELEASING = "enter_free"
 
 
-@dataclass(slots=True)
 class MallocProbes:
-    """The probes of one session. ``failed`` names each function that could not be probed, and why."""
+    """The probes on the allocators of one program image. ``failed`` names each that could not be placed, and why."""
 
-    program: Program
-    pid: int
-    attached: int = 0
-    failed: list[str] = field(default_factory=list)
-    uses_links: bool = False
-    _descriptors: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.uses_links = supports_uprobe_multi(self.program)
-        self.program.set_tail_call("call_programs", self._load("call_enters"))
-        self.program.set_tail_call("unwind_uprobe_programs", self._load("unwind_uprobe"))
+    def __init__(self, program: Program, holder: ProbeHolder, pid: int) -> None:
+        """Load what all allocation probes go on to. Raises KernelError."""
+        self._group = holder.new_group()
+        self._program = program
+        self._holder = holder
+        self._pid = pid
+        self._by_link = supports_uprobe_multi(program)
+        self.attached = 0
+        self.failed: list[str] = []
+        program.set_tail_call("call_programs", self._load("call_enters"))
+        program.set_tail_call("unwind_uprobe_programs", self._load("unwind_uprobe"))
 
     def _load(self, function: str) -> int:
-        return self.program.load(function, "KPROBE", kernel.BPF_TRACE_UPROBE_MULTI if self.uses_links else -1)
+        return self._program.load(function, "KPROBE", kernel.BPF_TRACE_UPROBE_MULTI if self._by_link else -1)
 
     def attach(self, image: FoundImage) -> int:
         """Probe an image's allocator; returns how many places are probed now. Failures go to ``failed``.
@@ -57,36 +56,28 @@ class MallocProbes:
         for site in image.allocator.sites:
             groups[_order(site)].append(site)
         for (_, function, on_return), sites in sorted(groups.items(), key=lambda item: item[0]):
-            self._attach_group(image, function, sites, on_return=on_return)
+            program_fd = self._load(function)
+            if self._by_link and self._place(program_fd, image, sites, on_return) is None:
+                continue
+            # One by one: a single place that cannot be probed must not cost the others.
+            for site in sites:
+                error = self._place(program_fd, image, [site], on_return)
+                if error is not None:
+                    self.failed.append(f"{site.symbol} in {image.path} ({site.kind}): {error.strerror}")
         return self.attached - before
 
-    def _attach_group(self, image: FoundImage, function: str, sites: Sequence[ProbeSite], *, on_return: bool) -> None:
-        fd = self._load(function)
-        if (
-            self.uses_links
-            and self._try(
-                lambda: kernel.link_uprobes(
-                    fd, image.map_file, [site.file_offset for site in sites], self.pid, on_return=on_return
-                ),
-                sites,
-            )
-            is None
-        ):
-            return
-        # One by one: a single place that cannot be probed must not cost the others.
-        for site in sites:
-            error = self._try(lambda site=site: self._attach_one(fd, image, site, on_return), [site])  # type: ignore[misc]
-            if error is not None:
-                self.failed.append(f"{site.symbol} in {image.path} ({site.kind}): {error.strerror}")
-
-    def _attach_one(self, fd: int, image: FoundImage, site: ProbeSite, on_return: bool) -> int:
-        if self.uses_links:
-            return kernel.link_uprobes(fd, image.map_file, [site.file_offset], self.pid, on_return=on_return)
-        return kernel.open_perf_uprobe(fd, image.map_file, site.file_offset, self.pid, on_return=on_return)
-
-    def _try(self, attach: Callable[[], int], sites: Sequence[ProbeSite]) -> OSError | None:
+    def _place(self, program_fd: int, image: FoundImage, sites: Sequence[ProbeSite], on_return: bool) -> OSError | None:
+        offsets = [site.file_offset for site in sites]
         try:
-            self._descriptors.append(attach())
+            self._holder.attach(
+                self._group,
+                program_fd,
+                image.map_file,
+                offsets,
+                self._pid,
+                on_return=on_return,
+                by_link=self._by_link,
+            )
         except OSError as error:
             return error
         self.attached += len(sites)
@@ -94,7 +85,7 @@ class MallocProbes:
 
     def close(self) -> None:
         """Detach. Safe to call twice."""
-        kernel.close_all(self._descriptors)
+        self._holder.release(self._group)
 
 
 def _order(site: ProbeSite) -> tuple[int, str, bool]:

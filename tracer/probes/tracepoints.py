@@ -72,8 +72,9 @@ def _attach_rss(program: Program, attached: Tracepoints) -> None:
         attached.descriptors.append(fd)
     try:
         attached.descriptors.append(kernel.open_tracepoint(program.load("on_rss_stat", "TRACEPOINT"), event_id))
-    except OSError as error:
-        attached.missing.append(f"kmem:rss_stat cannot be attached ({error.strerror}): no RSS growth by fault stack")
+    except (OSError, KernelError) as error:
+        reason = error.cause if isinstance(error, KernelError) else error.strerror
+        attached.missing.append(f"kmem:rss_stat cannot be attached ({reason}): no RSS growth by fault stack")
         return
     attached.rss_source = True
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from tracer.errors import PrivilegeError, TargetError
 
-_SUDO = "run it as root: sudo memtrace ..."
+_SUDO = "run memtrace with sudo, as root of the initial user namespace"
 
 
 @contextmanager

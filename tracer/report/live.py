@@ -57,8 +57,38 @@ class View(Protocol):
 def open_view(stdout: TextIO, stderr: TextIO, environ: Mapping[str, str]) -> View:
     """The full-screen view if standard output is a terminal that can move its cursor, else lines on stderr."""
     if stdout.isatty() and environ.get("TERM", "dumb") not in ("", "dumb", "unknown"):
-        return LiveView(Console(file=stdout, highlight=False, markup=False, emoji=False), KeyReader(sys.stdin))
+        console = Console(file=stdout, highlight=False, markup=False, emoji=False)
+        return LiveView(console, KeyReader(sys.stdin))
     return LineView(stderr)
+
+
+class GuardedView:
+    """A view that may fail (its terminal was closed, its disk is full) without costing the trace its report."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def __enter__(self) -> Self:
+        with suppress(OSError):
+            self._view.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):
+            self._view.__exit__(kind, error, trace)
+
+    def update(self, state: LiveState) -> None:
+        """Show the newest state, if that is possible."""
+        with suppress(OSError):
+            self._view.update(state)
+
+    def poll(self) -> bool:
+        """True when the user asks to stop."""
+        with suppress(OSError):
+            return self._view.poll()
+        return False
 
 
 class KeyReader:

@@ -1,0 +1,138 @@
+"""A process of our own that puts the breakpoints into the target and takes them out.
+
+The kernel gives up removing a breakpoint when a fatal signal is pending for the thread that does it ("failed to
+unregister, leaking uprobe"; kernel/events/uprobes.c, uprobe_write_opcode by get_user_pages): had memtrace itself been
+killed by SIGKILL at that moment, or while attaching, breakpoints would have stayed in the target. So a child in a
+session of its own does both. When memtrace goes, in whatever way, the child sees its socket closed and leaves in
+order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+from collections import defaultdict
+from collections.abc import Sequence
+
+from tracer.probes import kernel
+
+_PR_SET_NAME = 15
+# Not memtrace's own name: `pkill -9 memtrace` is not to hit it.
+_NAME = b"mt-probes"
+_MAX_MESSAGE = 1 << 16
+
+
+class ProbeHolder:
+    """Uprobes by request. To be made before the process has threads, as it forks."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._child = os.fork()
+        if self._child == 0:
+            self._socket.close()
+            _serve(theirs)
+        theirs.close()
+        self._groups = 0
+
+    def new_group(self) -> int:
+        """A number for probes that are released together."""
+        self._groups += 1
+        return self._groups
+
+    def attach(
+        self,
+        group: int,
+        program_fd: int,
+        path: str,
+        offsets: Sequence[int],
+        pid: int,
+        *,
+        on_return: bool,
+        by_link: bool,
+    ) -> None:
+        """Attach a program to file offsets in one process; it stays until its group is released. Raises OSError.
+
+        ``by_link``: by one uprobe-multi link, else by a perf event (then there is one offset).
+        """
+        request = {
+            "group": group,
+            "path": path,
+            "offsets": list(offsets),
+            "pid": pid,
+            "on_return": on_return,
+            "by_link": by_link,
+        }
+        socket.send_fds(self._socket, [json.dumps(request).encode()], [program_fd])
+        self._answer()
+
+    def release(self, group: int) -> None:
+        """Detach what a group holds; returns when it is gone."""
+        with contextlib.suppress(OSError):
+            self._socket.send(json.dumps({"group": group}).encode())
+            self._answer()
+
+    def _answer(self) -> None:
+        code = int(self._socket.recv(_MAX_MESSAGE) or b"32")  # EPIPE: the child is gone
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    def close(self) -> None:
+        """Detach everything; returns when it is gone. Safe to call twice."""
+        self._socket.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._child, 0)
+
+
+def _serve(requests: socket.socket) -> None:
+    """The child: attach and release until the socket is closed. Never returns."""
+    try:
+        _leave_the_terminal()
+        held: dict[int, list[int]] = defaultdict(list)
+        while True:
+            message, descriptors, _flags, _address = socket.recv_fds(requests, _MAX_MESSAGE, 1)
+            if not message:
+                break
+            requests.send(str(_act(json.loads(message), descriptors, held)).encode())
+        for descriptors in held.values():
+            kernel.close_all(descriptors)
+    finally:
+        os._exit(0)
+
+
+def _act(request: dict[str, object], descriptors: list[int], held: dict[int, list[int]]) -> int:
+    """Do what is asked; returns 0 or an error number."""
+    group = held[int(str(request["group"]))]
+    if not descriptors:
+        kernel.close_all(group)
+        return 0
+    try:
+        group.append(_attach(descriptors[0], request))
+    except OSError as error:
+        return error.errno or 5  # EIO
+    finally:
+        os.close(descriptors[0])
+    return 0
+
+
+def _attach(program_fd: int, request: dict[str, object]) -> int:
+    path, pid, on_return = str(request["path"]), int(str(request["pid"])), bool(request["on_return"])
+    offsets = request["offsets"]
+    assert isinstance(offsets, list)
+    if request["by_link"]:
+        return kernel.link_uprobes(program_fd, path, offsets, pid, on_return=on_return)
+    return kernel.open_perf_uprobe(program_fd, path, offsets[0], pid, on_return=on_return)
+
+
+def _leave_the_terminal() -> None:
+    """What ends memtrace is not to end the child: it leaves when memtrace has gone."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
