@@ -27,7 +27,7 @@ static inline int in_pending_call(struct thread_state *t, u64 sp)
 	u64 slot = 0;
 	if (t->call_op == CALL_NONE || sp >= t->call_sp || t->call_sp - sp >= NESTED_SPAN)
 		return 0;
-	if (bpf_probe_read_user(&slot, sizeof(slot), (void *)t->call_sp))
+	if (read_user(&slot, sizeof(slot), (void *)t->call_sp))
 		return 0;
 	return t->call_op == CALL_NEW ? slot == t->call_return : is_trampoline(t, slot);
 }

@@ -48,7 +48,7 @@ static inline int stack_at_entry(struct pt_regs *ctx, struct thread_state *t)
 static inline int stack_at_sys_exit(struct bpf_raw_tracepoint_args *ctx, struct thread_state *t)
 {
 	struct pt_regs regs;
-	if (bpf_probe_read_kernel(&regs, sizeof(regs), (void *)ctx->args[0])) {
+	if (read_kernel(&regs, sizeof(regs), (void *)ctx->args[0])) {
 		count(COUNT_READ_FAILED);
 		return 0;
 	}

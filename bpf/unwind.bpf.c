@@ -1,7 +1,7 @@
 /* unwind.bpf.c: the user's call stack without frame pointers, from tables that tracer/unwind makes of .eh_frame.
  *
  * A probe calls unwind_begin and then, as its last step, unwind_in_uprobe or unwind_in_raw_tracepoint after its kind: a
- * tail call to a program that walks 8 frames and calls itself until the walk ends, then unwind_finished (defined by
+ * tail call to a program that walks 5 frames and calls itself until the walk ends, then unwind_finished (defined by
  * who uses this file, and told what to go on with by unwind.next).
  * What makes it fast: the stack is copied once per page, and saved registers are read from the copy (a call of
  * bpf_probe_read_user costs 81 ns for 8 bytes and 122 for 4 KiB). All state is in struct thread_state, i.e. in map
@@ -9,7 +9,7 @@
  * Registers and rules are those of x86-64. Sizes arrive as -DUNWIND_ROWS, -DUNWIND_PAGES, -DUNWIND_MAPPINGS,
  * -DUNWIND_PROCESSES.
  */
-#define UNWIND_FRAMES 8           /* per program: half the load time of 16; 127 frames take 16 of the 33 tail calls */
+#define UNWIND_FRAMES 5           /* per program: what loads fast; 127 frames take 26 of the 33 tail calls */
 #define UNWIND_WINDOW_MIN 1024    /* fewer bytes left in the page: copy part of the next one too */
 #define UNWIND_MAX_FRAME (1 << 20) /* a frame pointer further off than this is none */
 #define UNWIND_HASH_FACTOR 0x9e3779b97f4a7c15ULL
@@ -40,10 +40,10 @@ static inline int unwind_refill(struct thread_state *t, u64 address)
 	asm volatile("" : "+r"(length)); /* or the compiler compares the address instead, and the verifier sees no bound */
 	if (length < UNWIND_WINDOW_MIN)
 		length += 4096 - UNWIND_WINDOW_MIN;
-	if (bpf_probe_read_user(t->window, length, (void *)address)) {
+	if (read_user(t->window, length, (void *)address)) {
 		/* The next page may be none of the stack's. */
 		length = 4096 - (address & 4095);
-		if (bpf_probe_read_user(t->window, length, (void *)address)) {
+		if (read_user(t->window, length, (void *)address)) {
 			u->window_length = 0;
 			return -1;
 		}
@@ -162,7 +162,7 @@ static inline int unwind_signal(struct thread_state *t)
 {
 	u64 saved[7]; /* rbp rbx rdx rax rcx rsp rip: uc_mcontext.gregs[REG_RBP] on, 120 bytes into ucontext */
 	struct unwind_state *u = &t->unwind;
-	if (bpf_probe_read_user(saved, sizeof(saved), (void *)(u->sp + 120))) {
+	if (read_user(saved, sizeof(saved), (void *)(u->sp + 120))) {
 		t->stack.status |= STACK_READ_FAILED;
 		return 1;
 	}
@@ -250,7 +250,7 @@ static inline int unwind_frame(struct thread_state *t)
 			place = u->sp + (offset & 0x7fff);
 			add = (offset >> 15) << 3;
 		}
-		if (bpf_probe_read_user(&cfa, sizeof(cfa), (void *)place)) {
+		if (read_user(&cfa, sizeof(cfa), (void *)place)) {
 			t->stack.status |= STACK_READ_FAILED;
 			return 1;
 		}
@@ -297,7 +297,7 @@ static inline void unwind_begin(struct thread_state *t, u64 ip, u64 sp, u64 bp, 
 	t->stack.status = 0;
 }
 
-/* Walk up to 16 frames. Returns 1 when the walk has ended: t->stack and t->unwind.hash are final. */
+/* Walk up to UNWIND_FRAMES frames. Returns 1 when the walk has ended: t->stack and t->unwind.hash are final. */
 static inline int unwind_some(struct thread_state *t)
 {
 	struct unwind_state *u = &t->unwind;

@@ -82,7 +82,7 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	if (!t)
 		return 0;
 	struct pt_regs regs;
-	if (bpf_probe_read_kernel(&regs, sizeof(regs), (void *)ctx->args[0])) {
+	if (read_kernel(&regs, sizeof(regs), (void *)ctx->args[0])) {
 		count(COUNT_READ_FAILED);
 		return 0;
 	}
