@@ -83,8 +83,8 @@ available() {
 # apt_install SPEC...: install what is missing (see missing_packages). Asks the archive only if something is, and
 # starts no service: installing redis-server for the tests must not leave a server running.
 apt_install() {
-    local -a specs=() names=()
-    local spec name masked="" status=0
+    local -a specs=() names=() masked=()
+    local spec name status=0
     mapfile -t specs < <(missing_packages "$@")
     [[ ${#specs[@]} -gt 0 ]] || return 0
     command -v apt-get >/dev/null || die "no apt-get: install these packages by your system's means: ${specs[*]}"
@@ -98,15 +98,17 @@ apt_install() {
 
     say "apt: installing ${names[*]}"
     # RUNLEVEL=1 keeps SysV services down; under systemd a mask that lasts until the next boot at most does it.
-    if [[ -d /run/systemd/system && " ${names[*]} " == *" redis-server "* ]]; then
-        masked=redis-server.service
-        systemctl --quiet --runtime mask "$masked" || true
+    if [[ -d /run/systemd/system ]]; then
+        for name in redis-server debuginfod; do
+            [[ " ${names[*]} " != *" $name "* ]] || masked+=("$name.service")
+        done
+        [[ ${#masked[@]} -eq 0 ]] || systemctl --quiet --runtime mask "${masked[@]}" || true
     fi
     quietly env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -o DPkg::Lock::Timeout=300 \
         -o Dpkg::Use-Pty=0 install --yes --no-install-recommends "${names[@]}" || status=$?
-    if [[ -n $masked ]]; then
-        systemctl --quiet --runtime unmask "$masked" || true
-        systemctl --quiet disable "$masked" || true
+    if [[ ${#masked[@]} -gt 0 ]]; then
+        systemctl --quiet --runtime unmask "${masked[@]}" || true
+        systemctl --quiet disable "${masked[@]}" || true
     fi
     [[ $status -eq 0 ]] || die "apt-get install failed; see above"
 }
