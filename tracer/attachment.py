@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Self
 
@@ -17,7 +17,7 @@ from tracer.procfs.maps import read_maps
 from tracer.symbols.debuginfod import Debuginfod
 from tracer.symbols.lines import LineReader
 from tracer.symbols.resolver import Resolver
-from tracer.unwind.mappings import UnwindSizes
+from tracer.unwind.access import UnwindSizes
 
 # How long the start may wait for unwind tables: enough for what is cached or small; the rest comes while tracing.
 _TABLES_AT_START_SECONDS = 0.3
@@ -68,8 +68,9 @@ class Attachment:
 
     @property
     def failures(self) -> list[str]:
-        """Each probe that could not be attached and each file that could not be read, and why."""
-        return self._malloc.failed + self._discovery.unreadable
+        """Each probe, file and unwind table that could not be had, and why."""
+        untabled = [f"unwind tables: {count} {reason}" for reason, count in self._unwinding.losses().items()]
+        return self._malloc.failed + self._discovery.unreadable + untabled
 
     @property
     def failed_probes(self) -> int:
@@ -121,6 +122,10 @@ class Attachment:
         if any(vma.path == b"[uprobes]" for vma in vmas):
             self._trampoline_known = True
             self._unwinding.update(vmas)
+
+    def want_tables(self, addresses: Iterable[int]) -> None:
+        """Stacks ended at these addresses for want of an unwind table: make those first."""
+        self._unwinding.want(addresses)
 
     def note(self, text: str) -> None:
         """Keep a remark for the report, once."""

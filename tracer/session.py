@@ -37,7 +37,7 @@ from tracer.report.live import View
 from tracer.stacks import StackBook
 from tracer.target import ProcessHandle, TargetInfo
 from tracer.units import human_bytes, human_seconds
-from tracer.unwind.mappings import UnwindSizes
+from tracer.unwind.access import UnwindSizes
 
 _POLL_MS = 100
 # Above this many changes of RSS seen since the last drain, the kernel's table of sums is emptied before the tick.
@@ -256,6 +256,7 @@ class Session:
         live = {stack: totals.live_bytes for stack, totals in self._totals.items()}
         self._history.add(Point(self._elapsed(), self._rss.rss, live))
         view.update(self._live_state(counters))
+        self._attachment.want_tables(self._stacks.ends_without_table())
 
     def _look_in_between(self) -> None:
         """Keep a recent snapshot for the case that the target dies; seldom enough not to be felt."""

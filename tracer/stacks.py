@@ -78,6 +78,10 @@ class StackBook:
                 return f"{words} {module}" if words.endswith(" in") else words
         return f"the walk ended in {module}"
 
+    def ends_without_table(self) -> list[int]:
+        """Where stacks that were read so far ended because a module's unwind table was not there yet."""
+        return [raw.ips[-1] for raw in self._raw.values() if raw.ips and raw.status & StackStatus.NO_TABLE]
+
     def live_stacks(self, totals: Mapping[int, Totals], seconds: float) -> tuple[LiveStack, ...]:
         """The stacks that hold most, for the live view."""
         top = sorted(totals.items(), key=lambda item: -item[1].live_bytes)[:_LIVE_STACKS]

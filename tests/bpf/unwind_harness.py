@@ -29,17 +29,10 @@ from tracer.bpf_source import bpf_directory
 from tracer.probes import kernel
 from tracer.probes.bcc_import import import_bcc
 from tracer.probes.maps import KernelMap
+from tracer.probes.unwinding import ProcessMap
 from tracer.procfs.maps import read_maps
-from tracer.unwind.mappings import (
-    MAPPING,
-    PROCESS,
-    ROW_SIZE,
-    UPROBES,
-    BufferWriter,
-    UnwindMaps,
-    UnwindWriters,
-    plan_sizes,
-)
+from tracer.unwind.access import ROW_SIZE, BufferWriter, UnwindWriters, plan_sizes
+from tracer.unwind.mappings import MAPPING, PROCESS, UPROBES, UnwindMaps
 from tracer.unwind.tables import TableStore
 
 HERE = Path(__file__).resolve().parent
@@ -329,7 +322,7 @@ class UnwindProbe:
         self._fds: list[int] = []
         self._views: list[tuple[memoryview, mmap.mmap]] = []
         self._programs: dict[str, int] = {}
-        processes = _Processes(KernelMap(self.bpf[b"unwind_processes"].map_fd, 4, PROCESS.size))
+        processes = ProcessMap(KernelMap(self.bpf[b"unwind_processes"].map_fd, 4, PROCESS.size))
         writers = UnwindWriters(
             self._writer("unwind_rows", sizes.rows, ROW_SIZE),
             self._writer("unwind_pages", sizes.pages, ROW_SIZE),
@@ -418,17 +411,6 @@ class UnwindProbe:
             thread, when, saved, sp, depth, status, *ips = SAMPLE.unpack(values.get(struct.pack("<I", index)) or b"")
             out.append(Sample(thread, when, saved, sp, status, tuple(ips[:depth])))
         return out
-
-
-class _Processes:
-    def __init__(self, values: KernelMap) -> None:
-        self._values = values
-
-    def set(self, tgid: int, value: bytes) -> None:
-        self._values.put(struct.pack("<I", tgid), value)
-
-    def delete(self, tgid: int) -> None:
-        self._values.delete(struct.pack("<I", tgid))
 
 
 def symbol_offset(path: str, symbol: str) -> int:

@@ -11,17 +11,8 @@ import pytest
 
 from tests.unit.test_ehframe import section, small_elf
 from tracer.model.vma import Vma
-from tracer.unwind.mappings import (
-    MAPPING,
-    MAX_MAPPINGS,
-    PERF_TRAMPOLINE,
-    PROCESS,
-    BufferWriter,
-    ImageState,
-    UnwindMaps,
-    UnwindSizes,
-    UnwindWriters,
-)
+from tracer.unwind.access import MAX_MAPPINGS, BufferWriter, UnwindSizes, UnwindWriters
+from tracer.unwind.mappings import MAPPING, PERF_TRAMPOLINE, PROCESS, ImageState, UnwindMaps
 from tracer.unwind.rules import RULE_FRAME_POINTER, RULE_NONE, RULE_PENDING, RULE_PERF_TRAMPOLINE, Cfa, encode
 from tracer.unwind.space import GRACE_SECONDS, Space
 

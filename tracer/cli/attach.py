@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tracer.model.report import Report
     from tracer.probes.program import Program
     from tracer.target import TargetInfo
-    from tracer.unwind.mappings import UnwindSizes
+    from tracer.unwind.access import UnwindSizes
 
 
 class _Pid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.2 on
@@ -150,7 +150,7 @@ def _say(line: str) -> None:
 def _compile(pid: int, max_live: int) -> tuple[Program, UnwindSizes]:
     from tracer.probes.program import Limits, Program
     from tracer.procfs.maps import read_maps
-    from tracer.unwind.mappings import plan_sizes
+    from tracer.unwind.access import plan_sizes
 
     sizes = plan_sizes(pid, read_maps(pid))
     return Program(pid, Limits(live=max_live), sizes), sizes

@@ -17,7 +17,7 @@ from tracer.errors import KernelError
 from tracer.probes import kernel, layout
 from tracer.probes.bcc_import import import_bcc
 from tracer.probes.maps import KernelMap
-from tracer.unwind.mappings import UnwindSizes
+from tracer.unwind.access import UnwindSizes
 
 # bcc rewrites map accesses in the main text only, so the files are joined, not included.
 _SOURCES = (

@@ -6,22 +6,15 @@ import mmap
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 from tracer.model.vma import Vma
 from tracer.probes.maps import KernelMap
 from tracer.probes.program import Program
+from tracer.unwind.access import ROW_SIZE, BufferWriter, UnwindSizes, UnwindWriters
 from tracer.unwind.cache import TableCache
-from tracer.unwind.mappings import (
-    MAPPING,
-    ROW_SIZE,
-    BufferWriter,
-    ImageReport,
-    UnwindMaps,
-    UnwindSizes,
-    UnwindWriters,
-)
+from tracer.unwind.mappings import MAPPING, UnwindMaps
 
 _RETRY_SECONDS = 2.5
 
@@ -37,7 +30,7 @@ class UnwindTables:
             rows=self._writer(program, "unwind_rows", sizes.rows, ROW_SIZE),
             pages=self._writer(program, "unwind_pages", sizes.pages, ROW_SIZE),
             mappings=self._writer(program, "unwind_mappings", sizes.mappings, MAPPING.size),
-            processes=_ProcessMap(program.map("unwind_processes")),
+            processes=ProcessMap(program.map("unwind_processes")),
         )
         self._maps = UnwindMaps(sizes, writers, store=TableCache.default())
         self._wanted = threading.Event()
@@ -65,14 +58,13 @@ class UnwindTables:
         self._maps.update(self._pid, vmas)
         self._wanted.set()
 
-    def images(self) -> list[ImageReport]:
-        """What became of each image's table."""
-        return self._maps.images()
+    def want(self, addresses: Iterable[int]) -> None:
+        """Stacks ended at these addresses for want of a table: make those first."""
+        self._maps.heat(self._pid, addresses)
 
-    @property
-    def pending(self) -> int:
-        """How many images still wait for their table."""
-        return self._maps.pending
+    def losses(self) -> dict[str, int]:
+        """What could not be unwound, by reason, and how many images that concerns."""
+        return {reason: count for reason, count in self._maps.losses.items() if "without unwind" not in reason}
 
     def _build(self) -> None:
         while not self._stopping.is_set():
@@ -101,14 +93,16 @@ class UnwindTables:
         self.close()
 
 
-class _ProcessMap:
+class ProcessMap:
     """The hash unwind_processes."""
 
     def __init__(self, values: KernelMap) -> None:
         self._values = values
 
     def set(self, tgid: int, value: bytes) -> None:
+        """Insert or replace; raises OSError where the map is full."""
         self._values.put(struct.pack("<I", tgid), value)
 
     def delete(self, tgid: int) -> None:
+        """Remove; a missing entry is no error."""
         self._values.delete(struct.pack("<I", tgid))

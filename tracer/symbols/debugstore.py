@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from tracer.cachedir import is_ours, open_cache_directory
 from tracer.symbols.elf import ElfImage
 from tracer.symbols.elftypes import ElfError
 
@@ -44,7 +45,7 @@ class DebugStore:
     def load(self, build_id: str) -> ElfImage | None:
         """The kept debug file of this build ID (hexadecimal), None where there is none that can be trusted."""
         try:
-            directory = self._open_directory(create=False)
+            directory = open_cache_directory(self._directory, create=False)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 self.problems[f"cache not usable: {error.strerror}"] += 1
@@ -57,7 +58,7 @@ class DebugStore:
     @contextlib.contextmanager
     def writer(self, build_id: str) -> Iterator[Writer]:
         """A file to write; it is kept if committed. Raises OSError."""
-        directory = self._open_directory(create=True)
+        directory = open_cache_directory(self._directory, create=True)
         try:
             with contextlib.suppress(OSError):
                 self._trim(directory)
@@ -69,16 +70,6 @@ class DebugStore:
         finally:
             os.close(directory)
 
-    def _open_directory(self, *, create: bool) -> int:
-        if create:
-            with contextlib.suppress(FileExistsError):
-                self._directory.mkdir(mode=0o700, parents=True)
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if not _is_ours(os.fstat(fd)):
-            os.close(fd)
-            raise PermissionError(errno.EPERM, "others may write to it", str(self._directory))
-        return fd
-
     def _read(self, directory: int, name: str, build_id: str) -> ElfImage | None:
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
@@ -87,7 +78,7 @@ class DebugStore:
         except OSError as error:
             self.problems[f"cache not readable: {error.strerror}"] += 1
             return None
-        if not _is_ours(os.fstat(fd)):
+        if not is_ours(os.fstat(fd)):
             os.close(fd)
             self.problems["file in the cache not trusted"] += 1
             return None
@@ -175,7 +166,3 @@ def checked(fd: int, build_id: str) -> ElfImage:
         image.close()
         raise
     return image
-
-
-def _is_ours(status: os.stat_result) -> bool:
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o022

@@ -21,6 +21,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tracer.cachedir import is_ours, open_cache_directory
+
 from .image import Segment
 from .tables import ImageTable
 
@@ -56,7 +58,7 @@ class TableCache:
     def load(self, build_id: str, digest: bytes) -> ImageTable | None:
         """The table that was made of these bytes, or None."""
         try:
-            directory = self._open_directory(create=False)
+            directory = open_cache_directory(self._directory, create=False)
         except OSError as error:
             self._note_refusal(error)
             return None
@@ -82,7 +84,7 @@ class TableCache:
             self.problems["table too large"] += 1
             return
         try:
-            directory = self._open_directory(create=True)
+            directory = open_cache_directory(self._directory, create=True)
         except OSError as error:
             self._note_refusal(error)
             return
@@ -98,17 +100,6 @@ class TableCache:
         if error.errno != errno.ENOENT:
             self.problems[f"directory not usable: {error.strerror}"] += 1
 
-    def _open_directory(self, *, create: bool) -> int:
-        """A descriptor of the directory, if it is safe to use; raises OSError."""
-        if create:
-            with contextlib.suppress(FileExistsError):
-                self._directory.mkdir(mode=0o700, parents=True)
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if not _is_ours(os.fstat(fd)):
-            os.close(fd)
-            raise PermissionError(errno.EPERM, "others may write to it", str(self._directory))
-        return fd
-
     def _read(self, directory: int, name: str) -> bytes | None:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -120,7 +111,7 @@ class TableCache:
             return None
         try:
             status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode) or not _is_ours(status) or status.st_size > MAX_FILE:
+            if not stat.S_ISREG(status.st_mode) or not is_ours(status) or status.st_size > MAX_FILE:
                 self.problems["file not trusted"] += 1
                 return None
             with open(fd, "rb", closefd=False) as file:
@@ -164,10 +155,6 @@ class TableCache:
             if total > self._limit or index >= MAX_ENTRIES:
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=directory)
-
-
-def _is_ours(status: os.stat_result) -> bool:
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _name(build_id: str, digest: bytes) -> str:
