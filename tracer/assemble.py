@@ -217,7 +217,7 @@ def _remarks(evidence: Evidence, stacks: tuple[StackGrowth, ...], book: StackBoo
     remarks += book.remarks()
     if counters["frees_unknown"]:
         remarks.append(
-            f"{plural(counters['frees_unknown'], 'block')} from before the window freed in it: their size is not known"
+            f"{plural(counters['frees_unknown'], 'block')} from before the window freed: their size is not known"
         )
     return remarks
 
