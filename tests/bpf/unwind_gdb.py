@@ -83,9 +83,8 @@ def main() -> None:
             thread, sp = gdb.selected_thread().ptid[1], int(frame.read_register("rsp")) & MASK
             saved = registers_hash(frame)
             pcs, names, reason = backtrace(frame)
-            if (
-                hiding := trampoline()
-            ) and hiding in pcs:  # 0: no return probe was hit yet  # the rest of the stack is hidden from gdb
+            hiding = trampoline()  # 0: no return probe was hit yet
+            if hiding and hiding in pcs:  # the rest of the stack is hidden from gdb
                 reason = "hidden"
             else:
                 left -= 1
