@@ -322,3 +322,16 @@ class TestFrames:
     def test_recursion_of_the_culprit_is_one_line(self) -> None:
         same = (frame("walk", "/usr/bin/app"),) * 3
         assert self.lines((frame("malloc", LIBC), *same)) == ["      > walk [3 times]  (app)"]
+
+
+def test_a_report_that_scrolls_ends_with_its_verdict() -> None:
+    def lines(height: int | None) -> list[str]:
+        out = io.StringIO()
+        TextReport.from_report(sample_report()).render(out, width=80, height=height)
+        return out.getvalue().splitlines()
+
+    whole = lines(None)
+    assert lines(len(whole) + 1) == whole
+    scrolled = lines(24)
+    assert scrolled[: len(whole)] == whole and scrolled[len(whole)] == ""
+    assert scrolled[len(whole) + 1] == whole[0] and len(scrolled) < len(whole) + 5

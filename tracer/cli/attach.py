@@ -162,7 +162,10 @@ def _render(report: Report, out: TextIO, *, as_json: bool, top: int, allocator_f
 
         write_json(report, out)
         return
+    import shutil
+
     from tracer.report.text import TextReport
 
     text = TextReport.from_report(report, top=top, allocator_frames=allocator_frames)
-    text.render(out, colour=out.isatty())
+    height = shutil.get_terminal_size().lines if out.isatty() else None
+    text.render(out, colour=out.isatty(), height=height)

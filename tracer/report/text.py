@@ -85,8 +85,13 @@ class TextReport:
         """Prepare a report for rendering."""
         return cls(report, top, max_frames, min_share, allocator_frames)
 
-    def render(self, file: TextIO, *, width: int | None = None, colour: bool = False) -> None:
-        """Write the report; without ``width`` as wide as the terminal, or 80 columns into a pipe or a file."""
+    def render(
+        self, file: TextIO, *, width: int | None = None, colour: bool = False, height: int | None = None
+    ) -> None:
+        """Write the report; without ``width`` as wide as the terminal, or 80 columns into a pipe or a file.
+
+        Where the report is longer than ``height`` lines, its first line has scrolled away: the verdict ends it, too.
+        """
         console = Console(
             file=file,
             width=width or (None if file.isatty() else _PIPE_WIDTH),
@@ -97,7 +102,10 @@ class TextReport:
             emoji=False,
         )
         page = Page(console.width, ascii_only=not console.encoding.startswith("utf"))
-        for line in self.lines(page):
+        lines = list(self.lines(page))
+        if height is not None and len(lines) >= height:
+            lines += [Text(), *_verdict(self.report, page)]
+        for line in lines:
             console.print(line, soft_wrap=True)
 
     def lines(self, page: Page) -> Iterator[Text]:
@@ -156,13 +164,17 @@ def loss_in_words(name: str) -> str:
 
 
 def _heading(report: Report, page: Page) -> Iterator[Text]:
-    verdict, style = report.verdict, _VERDICT_STYLE.get(report.verdict.kind, "bold yellow")
-    yield from _prose(page, page.clean(verdict.text), style=style)
-    for line in verdict.evidence:
+    yield from _verdict(report, page)
+    for line in report.verdict.evidence:
         yield from _prose(page, page.clean(line), first="  - ")
     yield from _prose(page, page.clean(_window(report)))
     started = f"{report.started:%Y-%m-%d}  process {report.pid}  "
     yield Text(page.shorten(started + page.clean(report.command), page.width))
+
+
+def _verdict(report: Report, page: Page) -> Iterator[Text]:
+    style = _VERDICT_STYLE.get(report.verdict.kind, "bold yellow")
+    yield from _prose(page, page.clean(report.verdict.text), style=style)
 
 
 def _window(report: Report) -> str:
