@@ -149,7 +149,7 @@ int call_enters(struct pt_regs *ctx)
 		return 0;
 	u64 sp = PT_REGS_SP(ctx);
 	u64 caller = 0;
-	if (read_user(&caller, sizeof(caller), (void *)sp))
+	if (read_target(t, &caller, sp))
 		count(COUNT_READ_FAILED);
 	/* Also of a function whose return is not probed here: another tracer may do it. */
 	unwind_hide_return(t, sp + 8, caller);
@@ -184,7 +184,7 @@ int call_returns(struct pt_regs *ctx)
 	if (op == CALL_POSIX_MEMALIGN) {
 		u64 failed = address & 0xffffffff; /* the result is an int */
 		address = 0;
-		if (!failed && read_user(&address, sizeof(address), (void *)t->call_pointer))
+		if (!failed && read_target(t, &address, t->call_pointer))
 			count(COUNT_READ_FAILED);
 	}
 	if (!address) {

@@ -6,7 +6,9 @@ enum syscall_op { SYS_NONE, SYS_MMAP, SYS_MUNMAP, SYS_MREMAP, SYS_BRK, SYS_MADVI
 enum stack_use { FOR_ALLOCATION, FOR_MAPPING, FOR_FAULT };
 
 /* One thread's state. It lives in the map, so that no program needs per-CPU scratch memory (uprobe programs may be
- * preempted) and none outgrows the 512-byte BPF stack. A thread runs at most one of our programs at a time.
+ * preempted) and none outgrows the 512-byte BPF stack. A thread runs at most one of our programs at a time, but for the
+ * page-fault program: a read of the target's memory that finds no page raises a fault, and that program, amid the read.
+ * `busy` tells it to keep out.
  */
 struct thread_state {
 	/* The outermost allocator call in flight; nested ones belong to it. */
@@ -23,7 +25,7 @@ struct thread_state {
 	u64 entered_size;
 	u64 entered_pointer;
 	u32 entered_op;
-	u32 hole;
+	u32 busy;
 	/* The system call in flight. */
 	u64 sys_args[6];
 	u64 sys_sp;

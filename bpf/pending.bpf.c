@@ -3,6 +3,15 @@
 /* No allocator's own frames reach further: what happens deeper down than this is not part of the pending call. */
 #define NESTED_SPAN (256 * 1024)
 
+/* Read the target's memory outside of a walk. Returns 0, or an error. */
+static inline long read_target(struct thread_state *t, u64 *to, u64 from)
+{
+	t->busy = 1;
+	long failed = read_user(to, sizeof(*to), (void *)from);
+	t->busy = 0;
+	return failed;
+}
+
 /* Whether an address is where return probes make functions return to. Until user space has seen that page, any address
  * outside the target's code is taken for it.
  */
@@ -27,7 +36,7 @@ static inline int in_pending_call(struct thread_state *t, u64 sp)
 	u64 slot = 0;
 	if (t->call_op == CALL_NONE || sp >= t->call_sp || t->call_sp - sp >= NESTED_SPAN)
 		return 0;
-	if (read_user(&slot, sizeof(slot), (void *)t->call_sp))
+	if (read_target(t, &slot, t->call_sp))
 		return 0;
 	return t->call_op == CALL_NEW ? slot == t->call_return : is_trampoline(t, slot);
 }

@@ -68,6 +68,8 @@ int on_page_fault(struct bpf_raw_tracepoint_args *ctx)
 	struct thread_state *t = this_thread();
 	if (!t)
 		return 0;
+	if (t->busy)
+		return 0; /* our own read of the target's memory, which has no effect on it */
 	t->fault_address = ctx->args[0];
 	t->fault_stack = 0;
 	if (in_known_heap(c, t->fault_address))

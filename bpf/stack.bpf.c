@@ -25,6 +25,7 @@ static inline u64 keep_stack(struct thread_state *t)
 static inline int unwind_finished(void *ctx, struct thread_state *t)
 {
 	u64 stack = keep_stack(t);
+	t->busy = 0;
 	if (t->unwind.next == FOR_ALLOCATION) {
 		t->call_stack = stack;
 	} else if (t->unwind.next == FOR_MAPPING) {
@@ -39,6 +40,7 @@ static inline int unwind_finished(void *ctx, struct thread_state *t)
 /* At a function's entry: frames are the function, its caller, ... */
 static inline int stack_at_entry(struct pt_regs *ctx, struct thread_state *t)
 {
+	t->busy = 1;
 	unwind_begin(t, PT_REGS_IP(ctx), PT_REGS_SP(ctx), PT_REGS_FP(ctx), UNWIND_ENTRY);
 	t->unwind.next = FOR_ALLOCATION;
 	return unwind_in_uprobe(ctx, t);
@@ -52,6 +54,7 @@ static inline int stack_at_sys_exit(struct bpf_raw_tracepoint_args *ctx, struct 
 		count(COUNT_READ_FAILED);
 		return 0;
 	}
+	t->busy = 1;
 	unwind_begin(t, USER_IP(regs), USER_SP(regs), USER_FP(regs), 0);
 	t->unwind.next = FOR_MAPPING;
 	return unwind_in_raw_tracepoint(ctx, t);
@@ -63,6 +66,7 @@ static inline int stack_at_fault(struct bpf_raw_tracepoint_args *ctx, struct thr
 	u64 ip, sp, bp;
 	if (user_registers(&ip, &sp, &bp))
 		return 0;
+	t->busy = 1;
 	unwind_begin(t, ip, sp, bp, 0);
 	t->unwind.next = FOR_FAULT;
 	return unwind_in_raw_tracepoint(ctx, t);

@@ -21,6 +21,7 @@ execer              exec empties the books and probes are placed anew
 dlopener            code, and an allocator, that are loaded after the attach
 malloc_address      the executable's own symbol `malloc` is a stub (-no-pie)
 function_table      malloc called through a table of pointers only
+absent_stack        malloc called below stack pages that were never touched
 heartbeat           how long the target is held up (commands `b` and `e`)
 hot                 attach, detach and probes survive threads that do nothing but malloc and free (command `c`)
 leaky-server        the demonstration: a server with a leak, a cache, churn and a mapped log
@@ -97,6 +98,7 @@ def _all_targets() -> Iterator[Target]:
     yield Target("dlopener", "dlopener.c", library="plugin.c")
     yield Target("malloc_address", "malloc_address.c", flags=("-no-pie", "-fno-pie"))
     yield Target("function_table", "function_table.c")
+    yield Target("absent_stack", "absent_stack.c")
     yield Target("heartbeat", "heartbeat.c")
     yield Target("hot", "hot.c")
     yield Target("leaky-server", "leaky_server.c")
