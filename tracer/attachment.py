@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Self
 
 from tracer.heap.discovery import Discovery, FoundImage
+from tracer.model.vma import Vma
 from tracer.probes.holder import ProbeHolder
 from tracer.probes.malloc import MallocProbes
 from tracer.probes.program import Program
@@ -53,8 +54,9 @@ class Attachment:
             self.notes += self._tracepoints.missing
             self._malloc = MallocProbes(self._program, self._holder, self._pid)
             stack.callback(lambda: self._malloc.close())  # whichever it is then: exec makes a new one
-            self._unwinding.start(read_maps(self._pid), _TABLES_AT_START_SECONDS)
-            self.follow_code(late=False)
+            vmas = read_maps(self._pid)
+            self._unwinding.start(vmas, _TABLES_AT_START_SECONDS)
+            self._look_at(vmas, late=False)
             self._stack = stack.pop_all()
         return self
 
@@ -81,6 +83,9 @@ class Attachment:
         """Take note of new code: names and unwind tables for its frames, and probes where it is an allocator."""
         vmas = read_maps(self._pid)
         self._unwinding.update(vmas)
+        self._look_at(vmas, late=late)
+
+    def _look_at(self, vmas: Sequence[Vma], *, late: bool) -> None:
         self.resolver.update(vmas)
         for image in self._discovery.look(vmas):
             self._probe(image, late=late)

@@ -46,8 +46,6 @@ _DRAIN_AT = 1 << 14
 _SNAPSHOT_SHARE = 0.01
 _MAX_SNAPSHOT_SECONDS = 0.1
 _MAX_PAGEMAP_READ = 4 << 30
-# How long the start may wait for unwind tables: enough for what is cached or small; the rest comes while tracing.
-_TABLES_AT_START_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
