@@ -102,14 +102,14 @@ class KernelMap:
             position_in.raw = position_out.raw
             first = False
 
-    @property
-    def memory(self) -> int:
-        """Bytes of kernel memory that the map takes now, as /proc/self/fdinfo states it; 0 if unknown."""
-        try:
-            text = Path(f"/proc/self/fdinfo/{self.fd}").read_text(encoding="ascii")
-        except OSError:
-            return 0
-        for line in text.splitlines():
-            if line.startswith("memlock:"):
-                return int(line.split()[1])
+
+def memory_of(fd: int) -> int:
+    """Bytes of kernel memory that a map takes now, as /proc/self/fdinfo states it; 0 if unknown."""
+    try:
+        text = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii")
+    except OSError:
         return 0
+    for line in text.splitlines():
+        if line.startswith("memlock:"):
+            return int(line.split()[1])
+    return 0

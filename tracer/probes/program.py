@@ -16,7 +16,7 @@ from tracer.bpf_source import bpf_directory
 from tracer.errors import KernelError
 from tracer.probes import kernel, layout
 from tracer.probes.bcc_import import import_bcc
-from tracer.probes.maps import KernelMap
+from tracer.probes.maps import KernelMap, memory_of
 from tracer.unwind.access import UnwindSizes
 
 # bcc rewrites map accesses in the main text only, so the files are joined, not included.
@@ -44,6 +44,8 @@ _MAPS: dict[str, tuple[int, int]] = {
     "rss_last": (4, layout.RSS_LAST.size),
     "rss_sums": (layout.RSS_KEY.size, layout.RSS_VALUE.size),
 }
+# Those that are not read here: by the kernel side alone, by bcc, or mapped into memory.
+_OTHER_MAPS = ("threads", "events", "unwind_rows", "unwind_pages", "unwind_mappings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ class Program:
     @property
     def map_memory(self) -> int:
         """Bytes of kernel memory in all maps."""
-        return sum(kernel_map.memory for kernel_map in self._maps.values())
+        return sum(memory_of(self.map_fd(name)) for name in (*_MAPS, *_OTHER_MAPS))
 
     def close(self) -> None:
         """Unload everything. Safe to call twice."""
