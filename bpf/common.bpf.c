@@ -31,8 +31,12 @@ struct thread_state {
 	u64 sys_sp;
 	u32 sys_op;
 	u32 hole2;
-	u64 fault_address; /* 0: none since the last traced system call */
+	/* The page fault whose stack was taken last. */
+	u64 fault_address;
+	u64 fault_call;   /* the system call in which it came; -1: in none */
 	u64 fault_stack;
+	u64 fault_before; /* the stack of the page before, where this fault goes on with a run; else 0 */
+	u64 fault_span;   /* how many pages the next stack may serve, on average */
 	struct event event;
 	struct stack_value stack;
 	struct unwind_state unwind;

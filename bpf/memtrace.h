@@ -51,6 +51,8 @@ enum counter {
 	COUNT_PROBE_HITS,          /* malloc-family traps taken */
 	COUNT_EVENTS,              /* VMA events sent */
 	COUNT_RSS_EVENTS,          /* changes of the RSS counters seen */
+	COUNT_FAULT_STACKS,        /* page faults whose stack was taken */
+	COUNT_FAULTS_IN_RUN,       /* page faults that were given the stack of the page before */
 	COUNT_FORKS,               /* child processes made by the target (they are not traced) */
 	COUNT_THREADS,             /* threads made by the target */
 	COUNT_LIVE_FULL,           /* LOSS: blocks not tracked: the table of live blocks was full */
@@ -165,18 +167,38 @@ enum rss_cause {
 	RSS_MREMAP,
 	RSS_BRK,
 	RSS_MADVISE,
-	RSS_OTHER_CALL,    /* in the target's context, in none of these (mlock, process_vm_writev, truncation, ...) */
-	RSS_OTHER_CONTEXT, /* by another process or the kernel: reclaim, khugepaged, vfork children */
+	RSS_OTHER_CALL,    /* in the target's context, in another system call, whose number is added from bit 8 on */
+	RSS_OTHER_CONTEXT, /* by another process or the kernel: direct reclaim, process_madvise, vfork children */
+	RSS_KSWAPD,        /* reclaim in the background */
+	RSS_KHUGEPAGED,    /* small pages made huge ones */
 };
 
+/* Changes of RSS are summed by blocks of 64 pages. */
 struct rss_key {
 	u64 stack;
-	u64 page;   /* address of the page; 0: not known */
-	u32 member; /* MM_FILEPAGES 0, MM_ANONPAGES 1, MM_SWAPENTS 2, MM_SHMEMPAGES 3 (include/linux/mm_types_task.h) */
+	u64 block;   /* address of the block; 0: not known */
+	u16 member;  /* MM_FILEPAGES 0, MM_ANONPAGES 1, MM_SWAPENTS 2, MM_SHMEMPAGES 3 (include/linux/mm_types_task.h) */
+	u16 shrinks; /* 1: these pages went */
 	u32 cause;
 };
 
 struct rss_value {
 	s64 bytes;
-	u64 events;
+	u64 pages; /* bit n: page n of the block is among them */
+};
+
+/* Page faults on neighbouring pages by one instruction with one stack, and what they changed that is not yet summed. */
+struct fault_run {
+	u32 tid;        /* 0: none */
+	u32 taken;      /* a program is at it */
+	u32 epoch;
+	u32 left;       /* how many more faults its stack may serve */
+	u32 heap;       /* 1: faults in the heap of a known allocator, which need no stack */
+	u32 hole;
+	u64 ip, sp, bp; /* the user's, at each of its faults */
+	u64 next;       /* the page that would go on with it */
+	struct rss_key key;
+	struct rss_value sum;
+	u64 served;     /* faults that went without a walk of their own, not yet counted */
+	u64 pad0, pad1, pad2; /* to two cache lines: each CPU has one */
 };

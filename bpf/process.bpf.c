@@ -25,6 +25,7 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	t->call_op = CALL_NONE;
 	t->sys_op = SYS_NONE;
 	t->fault_address = 0;
+	t->fault_call = 0;
 	blank_event(t, EVENT_EXEC);
 	send(t);
 	return 0;

@@ -5,6 +5,7 @@
  */
 
 static inline void send(struct thread_state *t);
+static inline void fault_stack_taken(struct thread_state *t, u64 stack);
 
 /* Keep the frames of a stack under the hash of them. Returns the stack's id, 0 for an empty one.
  * Equal ids mean equal frames for all practical purposes (64 bits: 10^5 stacks collide with a chance of 3 in 10^10).
@@ -32,7 +33,7 @@ static inline int unwind_finished(void *ctx, struct thread_state *t)
 		t->event.stack = stack;
 		send(t);
 	} else {
-		t->fault_stack = stack;
+		fault_stack_taken(t, stack);
 	}
 	return 0;
 }
@@ -60,14 +61,11 @@ static inline int stack_at_sys_exit(struct bpf_raw_tracepoint_args *ctx, struct 
 	return unwind_in_raw_tracepoint(ctx, t);
 }
 
-/* In a page fault that came from the kernel (read(2) into a fresh page, say), whose context has the kernel's registers. */
-static inline int stack_at_fault(struct bpf_raw_tracepoint_args *ctx, struct thread_state *t)
+/* In a page fault: it may have come in a system call, so these are the registers with which user code was left. */
+static inline int stack_at_fault(struct bpf_raw_tracepoint_args *ctx, struct thread_state *t, struct user_registers *r)
 {
-	u64 ip, sp, bp;
-	if (user_registers(&ip, &sp, &bp))
-		return 0;
 	t->busy = 1;
-	unwind_begin(t, ip, sp, bp, 0);
+	unwind_begin(t, r->ip, r->sp, r->bp, 0);
 	t->unwind.next = FOR_FAULT;
 	return unwind_in_raw_tracepoint(ctx, t);
 }

@@ -345,23 +345,32 @@ static inline struct thread_state *unwind_thread(void)
 	return t;
 }
 
+/* The registers with which the current task left user code. */
+struct user_registers {
+	u64 ip, sp, bp;
+	u64 call; /* the number of the system call that it is in; -1: in none, as in a page fault of user code */
+};
+
 #if defined(__x86_64__)
-/* The current task's user registers, where the context does not bring them. Returns 0, or -1 where the task has none
- * (kernel threads) or runs 32-bit code. Helpers 158 and 175 came with Linux 5.11 and 5.15; kernels without them, or
- * without BTF, refuse a program that has this, so that it is compiled out with -DNO_TASK_REGISTERS.
+/* Where the context does not bring them. Returns 0, or -1 where the task has none (kernel threads) or runs 32-bit code.
+ * Helpers 158 and 175 came with Linux 5.11 and 5.15; kernels without them, or without BTF, refuse a program that has
+ * this, so that it is compiled out with -DNO_TASK_REGISTERS.
  */
-static inline int user_registers(u64 *ip, u64 *sp, u64 *bp)
+static inline int user_registers(struct user_registers *to)
 {
+	to->ip = to->sp = to->bp = 0;
+	to->call = -1;
 #ifdef NO_TASK_REGISTERS
 	return -1;
 #else
 	/* As a number, so that bcc does not turn these loads into bpf_probe_read: the verifier knows what it points to. */
 	u64 registers = (u64)bpf_task_pt_regs(bpf_get_current_task_btf());
-	u64 user_ip = *(u64 *)(registers + 128), cs = *(u64 *)(registers + 136), user_sp = *(u64 *)(registers + 152);
-	*ip = user_ip;
-	*sp = user_sp;
-	*bp = *(u64 *)(registers + 32);
-	return (cs & 0xffff) == 0x33 && user_ip && user_sp ? 0 : -1;
+	u64 cs = *(u64 *)(registers + 136);
+	to->bp = *(u64 *)(registers + 32);
+	to->call = *(u64 *)(registers + 120);
+	to->ip = *(u64 *)(registers + 128);
+	to->sp = *(u64 *)(registers + 152);
+	return (cs & 0xffff) == 0x33 && to->ip && to->sp ? 0 : -1;
 #endif
 }
 #endif

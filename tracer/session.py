@@ -291,6 +291,7 @@ class Session:
         self._program.consume()
         self._attachment.detach()
         self._tracker.add_rss(consumer.drain_rss(self._program))
+        self._tracker.add_rss(consumer.unsummed_rss(self._program, self._epoch))
         counters = self._counters()
         totals = consumer.read_totals(self._program, self._epoch)
         seconds = (end.time_ns - self._started_ns) / 1e9

@@ -101,6 +101,8 @@ def _all_targets() -> Iterator[Target]:
     yield Target("absent_stack", "absent_stack.c")
     yield Target("heartbeat", "heartbeat.c")
     yield Target("hot", "hot.c")
+    yield Target("touch", "touch.c")
+    yield Target("fault_runs", "fault_runs.c")
     yield Target("leaky-server", "leaky_server.c")
 
 

@@ -152,7 +152,10 @@ def test_a_fault_stack() -> None:
     found = report(
         start=snapshot(100, used(60, 70, 1)),
         end=snapshot(110, used(60, 70, 5)),
-        faults=[RssChange(A, 61 * PAGE, "anon", "fault", 4 * PAGE), RssChange(B, 61 * PAGE, "anon", "fault", -PAGE)],
+        faults=[
+            RssChange.at(A, 61 * PAGE, "anon", "fault", 4 * PAGE),
+            RssChange.at(B, 61 * PAGE, "anon", "fault", -PAGE),
+        ],
     )
     assert set(stacks(found)) == {("fault", A)}, "B gave memory back"
     stack = stacks(found)["fault", A]

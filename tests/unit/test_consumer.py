@@ -206,11 +206,29 @@ def test_changes_of_rss_are_taken_out(fake: FakeProgram, program: Program) -> No
     for cause in RssCause:
         for index, member in enumerate(layout.RSS_MEMBERS):
             size = (index + 1) * (-1) ** cause * 4096
-            key = layout.RSS_KEY.pack(50 + cause, BASE, index, cause)
-            fake.map("rss_sums").put(key, layout.RSS_VALUE.pack(size, 3))
-            expected.append(RssChange(50 + cause, BASE, member, cause.name.lower(), size))
+            key = layout.RSS_KEY.pack(50 + cause, BASE, index, size < 0, cause)
+            fake.map("rss_sums").put(key, layout.RSS_VALUE.pack(size, 5))
+            expected.append(RssChange(50 + cause, BASE, 5, member, cause.name.lower(), size))
     assert list(consumer.drain_rss(program)) == expected
     assert list(consumer.drain_rss(program)) == []
+
+
+def test_a_change_by_a_system_call_tells_which(fake: FakeProgram, program: Program) -> None:
+    fake.map("rss_sums").put(
+        layout.RSS_KEY.pack(0, 0, 1, 1, RssCause.OTHER_CALL | 77 << 8), layout.RSS_VALUE.pack(-8192, 0)
+    )
+    assert list(consumer.drain_rss(program)) == [RssChange(0, 0, 0, "anon", "other_call", -8192, 77)]
+
+
+def test_runs_of_faults_in_progress_are_read(fake: FakeProgram, program: Program) -> None:
+    def put(cpu: int, epoch: int, size: int) -> None:
+        value = layout.FAULT_RUN.pack(1, 0, epoch, 9, 0, 0, 1, 2, 3, 4, 50, BASE, 1, 0, 0, size, 0b110, 0, 0, 0, 0)
+        fake.map("fault_runs").put(cpu.to_bytes(4, "little"), value)
+
+    put(0, 1, 8192)
+    put(1, 1, 0)
+    put(2, 0, 4096)  # of a program that ran before an exec
+    assert list(consumer.unsummed_rss(program, 1)) == [RssChange(50, BASE, 0b110, "anon", "fault", 8192)]
 
 
 def test_the_rss_counters_go_in_and_out(fake: FakeProgram, program: Program) -> None:

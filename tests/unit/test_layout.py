@@ -55,10 +55,13 @@ def without_comments(text: str) -> str:
 
 def structs_in(text: str) -> dict[str, list[str]]:
     """The names of the fields of each struct with plain fields; declarators may be listed with commas."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for name, body in re.findall(r"^struct (\w+) \{\n(.*?)^\};", without_comments(text), re.DOTALL | re.MULTILINE):
-        declarations = re.findall(r"^\s*(?:struct )?\w+ ([^;]+);", body, re.MULTILINE)
-        found[name] = [part.strip().partition("[")[0] for line in declarations for part in line.split(",")]
+        found[name] = []
+        for kind, names in re.findall(r"^\s*(?:struct )?(\w+) ([^;]+);", body, re.MULTILINE):
+            for field in (part.strip().partition("[")[0] for part in names.split(",")):
+                # A struct within another stands for its fields.
+                found[name] += [f"{field}.{inner}" for inner in found.get(kind, ())] or [field]
     return found
 
 

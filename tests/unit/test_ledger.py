@@ -59,7 +59,7 @@ def moved(first: int, last: int, new: int, new_last: int) -> tuple[VmaEvent, Vma
 
 
 def faulted(stack: int, page: int, count: float) -> RssChange:
-    return RssChange(stack, page * PAGE, "anon", "fault", int(count * PAGE))
+    return RssChange.at(stack, page * PAGE, "anon", "fault", int(count * PAGE))
 
 
 def classes(rows: Snapshot, names: Mapping[int, str]) -> dict[int, str]:

@@ -270,7 +270,7 @@ def test_resync_keeps_what_was_right() -> None:
 
 def test_a_new_seed_forgets_everything() -> None:
     tracker = tracked(vma(0, 4, "---p"), events=[mapped(4, 6, 7), protected(0, 1, "rw-"), remapping(4, 6)])
-    tracker.add_rss([RssChange(5, PAGE, "anon", "fault", PAGE)])
+    tracker.add_rss([RssChange.at(5, PAGE, "anon", "fault", PAGE)])
     tracker.advised[4] += 1
     tracker.seed([vma(0, 4, "---p")])
     assert layout(tracker) == [(0, 4, "seed 0")]
@@ -289,7 +289,7 @@ def faults(tracker: Tracker) -> dict[tuple[str, int], int]:
 def test_faults_go_to_the_range_in_which_they_lie() -> None:
     tracker = tracked(vma(1, 4), vma(4, 8), events=[mapped(8, 10, 7)])
     tracker.add_rss(
-        RssChange(stack, page * PAGE, member, "fault", size * PAGE)
+        RssChange.at(stack, page * PAGE, member, "fault", size * PAGE)
         for stack, page, member, size in (
             (1, 1, "anon", 1),
             (1, 3, "anon", 2),
@@ -313,15 +313,50 @@ def test_faults_go_to_the_range_in_which_they_lie() -> None:
 
 def test_the_page_zero_means_that_no_address_is_known() -> None:
     tracker = tracked(vma(0, 4))
-    tracker.add_rss([RssChange(1, 0, "anon", "other_call", PAGE)])
+    tracker.add_rss([RssChange.at(1, 0, "anon", "other_call", PAGE)])
     assert faults(tracker) == {("unknown", 1): PAGE}
 
 
 def test_every_change_of_rss_is_summed_by_its_cause() -> None:
     tracker = tracked()
-    tracker.add_rss([RssChange(0, 0, "anon", "fault", 5), RssChange(1, 0, "anon", "fault", -2)])
-    tracker.add_rss([RssChange(0, 0, "swap", "other_context", 7)])
-    assert tracker.rss_by_cause == {("anon", "fault"): 3, ("swap", "other_context"): 7}
+    tracker.add_rss([RssChange.at(0, 0, "anon", "fault", 5), RssChange.at(1, 0, "anon", "fault", -2)])
+    tracker.add_rss([RssChange.at(0, 0, "swap", "other_context", 7)])
+    tracker.add_rss([RssChange(0, 0, 0, "file", "other_call", -9, 77)])
+    assert tracker.rss_by_cause == {
+        ("anon", "fault", False): 5,
+        ("anon", "fault", True): -2,
+        ("swap", "other_context", False): 7,
+        ("file", "call 77", True): -9,
+    }
+
+
+def test_pages_of_a_block_go_to_the_ranges_in_which_they_lie() -> None:
+    tracker = tracked(vma(64, 66), vma(66, 70), vma(80, 90))
+    # Pages 65, 66, 67, 75 and 80: one in the first, two in the second, one nowhere, one in the third.
+    pages = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 11 | 1 << 16
+    tracker.add_rss([RssChange(7, 64 * PAGE, pages, "anon", "fault", 5 * PAGE)])
+    first, second, third = (tracker.ranges.overlapping(page * PAGE, page * PAGE + 1)[0].origin for page in (64, 66, 80))
+    assert tracker.faulted == {(first, 7): PAGE, (second, 7): 2 * PAGE, (third, 7): PAGE, (0, 7): PAGE}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.integers(1, 40)), max_size=8),
+    st.integers(0, 2),
+    st.integers(1, (1 << 64) - 1),
+    st.integers(-(1 << 40), 1 << 40),
+)
+def test_no_byte_of_a_change_is_lost(places: list[tuple[int, int]], block: int, pages: int, size: int) -> None:
+    tracker = tracked(events=[mapped(start, start + length, stack=start + 1) for start, length in places])
+    tracker.add_rss([RssChange(9, (block + 1) * 64 * PAGE, pages, "anon", "fault", size)])
+    assert sum(tracker.faulted.values()) == size
+
+
+def test_what_calls_brought_is_kept_by_origin() -> None:
+    tracker = tracked(vma(64, 128))
+    tracker.add_rss([RssChange.at(0, 64 * PAGE, "anon", "madvise", -3 * PAGE)])
+    tracker.add_rss([RssChange(0, 64 * PAGE, 1, "anon", "other_call", 2 * PAGE, 149)])
+    origin = tracker.ranges.overlapping(64 * PAGE, 65 * PAGE)[0].origin
+    assert tracker.called == {(origin, "madvise"): -3 * PAGE, (origin, "call 149"): 2 * PAGE}
 
 
 @dataclass

@@ -7,6 +7,11 @@ from typing import Literal
 
 MapKind = Literal["mmap", "brk"]
 
+_PAGE = 4096
+# Pages are told apart within blocks of 64 of them (bpf/memtrace.h, struct rss_key).
+BLOCK_PAGES = 64
+_BLOCK = BLOCK_PAGES * _PAGE
+
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
@@ -67,10 +72,23 @@ VmaEvent = Mapped | Unmapped | Remapping | Remapped | Protected
 
 @dataclass(frozen=True, slots=True)
 class RssChange:
-    """So many bytes came (or, negative, went) with this stack at this page; page and stack are 0 if not known."""
+    """So many bytes came (or, negative, went) with this stack at these pages.
+
+    ``pages`` are bits: bit n stands for the page n pages behind ``block``. Both are 0 where it is not known which pages
+    these are, ``stack`` where none was taken. ``call`` is the number of the system call, where ``cause`` is
+    ``other_call``.
+    """
 
     stack: int
-    page: int
+    block: int
+    pages: int
     member: str
     cause: str
     bytes: int
+    call: int = 0
+
+    @classmethod
+    def at(cls, stack: int, address: int, member: str, cause: str, size: int) -> RssChange:
+        """A change of one page, or, with address 0, of pages that are not known."""
+        block = address & -_BLOCK
+        return cls(stack, block, 1 << (address - block) // _PAGE if address else 0, member, cause, size)

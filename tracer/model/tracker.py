@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tracer.model.events import Mapped, Protected, Remapped, Remapping, RssChange, Unmapped, VmaEvent
+from tracer.model.events import BLOCK_PAGES, Mapped, Protected, Remapped, Remapping, RssChange, Unmapped, VmaEvent
 from tracer.model.ranges import Range, RangeMap, Resync
 from tracer.model.vma import Vma
+
+_PAGE = 4096
 
 OriginKind = Literal["seed", "opened", "allocator", "mmap", "brk", "unknown"]
 
@@ -44,7 +46,10 @@ class Tracker:
         self.ranges = RangeMap()
         self.origins: list[Origin] = []
         self.faulted: dict[tuple[int, int], int] = defaultdict(int)
-        self.rss_by_cause: Counter[tuple[str, str]] = Counter()
+        # What system calls other than mappings brought into (or took out of) ranges: by origin and call.
+        self.called: dict[tuple[int, str], int] = defaultdict(int)
+        # By member, cause and whether it went.
+        self.rss_by_cause: Counter[tuple[str, str, bool]] = Counter()
         self.advised: Counter[int] = Counter()
         self._direct: dict[tuple[OriginKind, int], int] = {}
         self._allocator = 0
@@ -58,6 +63,7 @@ class Tracker:
         self.origins = [Origin("unknown"), Origin("allocator")]
         self._unknown, self._allocator = 0, 1
         self.faulted.clear()
+        self.called.clear()
         self.rss_by_cause.clear()
         self.advised.clear()
         self._direct.clear()
@@ -162,9 +168,34 @@ class Tracker:
     def add_rss(self, changes: Iterable[RssChange]) -> None:
         """Place changes of RSS: pages go to the origin of the range in which they lie."""
         for change in changes:
-            self.rss_by_cause[(change.member, change.cause)] += change.bytes
-            if change.member == "swap" or not change.stack:
+            cause = change.cause if change.cause != "other_call" else f"call {change.call}"
+            self.rss_by_cause[(change.member, cause, change.bytes < 0)] += change.bytes
+            if change.member == "swap":
                 continue
-            found = self.ranges.overlapping(change.page, change.page + 1) if change.page else []
-            origin = found[0].origin if found else self._unknown
-            self.faulted[(origin, change.stack)] += change.bytes
+            for origin, amount in self._placed(change):
+                if change.stack:
+                    self.faulted[(origin, change.stack)] += amount
+                elif change.cause in ("madvise", "other_call"):
+                    self.called[(origin, cause)] += amount
+
+    def _placed(self, change: RssChange) -> list[tuple[int, int]]:
+        """The origins in which the pages of a change lie, with their bytes: equal shares for each page."""
+        if not change.pages:
+            return [(self._unknown, change.bytes)]
+        first, count = change.block + _lowest_bit(change.pages) * _PAGE, change.pages.bit_count()
+        last = change.block + change.pages.bit_length() * _PAGE
+        found = self.ranges.overlapping(first, last)
+        if len(found) == 1 and found[0].start <= first and last <= found[0].end:
+            return [(found[0].origin, change.bytes)]
+        shares: Counter[int] = Counter()
+        for range_ in found:
+            low = max(0, (range_.start - change.block) // _PAGE)
+            high = min(BLOCK_PAGES, (range_.end - change.block) // _PAGE)
+            pages = change.pages >> low & (1 << high - low) - 1
+            shares[range_.origin] += pages.bit_count() * change.bytes // count
+        shares[self._unknown] += change.bytes - shares.total()
+        return [(origin, amount) for origin, amount in shares.items() if amount]
+
+
+def _lowest_bit(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1

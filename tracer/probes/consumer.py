@@ -19,6 +19,8 @@ _MAP_ANONYMOUS = 0x20
 _MREMAP_DONTUNMAP = 4
 _ERRNO_MAX = 4095
 _U64 = 1 << 64
+# enum rss_cause: a system call's number lies beside RSS_OTHER_CALL.
+_CAUSE_MASK, _CALL_SHIFT = 0xFF, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +150,23 @@ def drain_rss(program: Program) -> Iterator[RssChange]:
     """Take the sums of RSS changes out of the kernel."""
     for keys, values in program.map("rss_sums").drain():
         pairs = zip(layout.RSS_KEY.iter_unpack(keys), layout.RSS_VALUE.iter_unpack(values), strict=True)
-        for (stack, page, member, cause), (amount, _events) in pairs:
-            yield RssChange(stack, page, layout.RSS_MEMBERS[member], RssCause(cause).name.lower(), amount)
+        for key, (amount, pages) in pairs:
+            yield _rss_change(key, amount, pages)
+
+
+def unsummed_rss(program: Program, epoch: int) -> Iterator[RssChange]:
+    """What the runs of page faults in progress changed that is in no sum yet; to be read once the kernel side stops."""
+    for _, values in program.map("fault_runs").read():
+        for run in layout.FAULT_RUN.iter_unpack(values):
+            amount, pages = run[15:17]
+            if amount and run[2] == epoch:
+                yield _rss_change(run[10:15], amount, pages)
+
+
+def _rss_change(key: tuple[int, ...], amount: int, pages: int) -> RssChange:
+    stack, block, member, _shrinks, cause = key
+    name = RssCause(cause & _CAUSE_MASK).name.lower()
+    return RssChange(stack, block, pages, layout.RSS_MEMBERS[member], name, amount, cause >> _CALL_SHIFT)
 
 
 def seed_rss(program: Program, counters: RssCounters) -> None:

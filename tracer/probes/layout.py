@@ -22,8 +22,10 @@ TOTALS_VALUE = struct.Struct("<6Q")
 STACK_HEAD = struct.Struct("<II")
 STACK_SIZE = STACK_HEAD.size + 8 * MAX_DEPTH
 EVENT = struct.Struct("<7Q4IiI")
-RSS_KEY = struct.Struct("<QQII")
+RSS_KEY = struct.Struct("<QQHHI")
 RSS_VALUE = struct.Struct("<qQ")
+# tid, taken, epoch, left, heap, hole; ip, sp, bp, next; key; sum; served, pad.
+FAULT_RUN = struct.Struct("<6I4QQQHHIqQ4Q")
 RSS_LAST = struct.Struct("<qQ")
 
 
@@ -67,6 +69,8 @@ class RssCause(IntEnum):
     MADVISE = 5
     OTHER_CALL = 6
     OTHER_CONTEXT = 7
+    KSWAPD = 8
+    KHUGEPAGED = 9
 
 
 class Event(NamedTuple):

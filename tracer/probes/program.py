@@ -43,6 +43,7 @@ _MAPS: dict[str, tuple[int, int]] = {
     "totals": (layout.TOTALS_KEY.size, layout.TOTALS_VALUE.size),
     "rss_last": (4, layout.RSS_LAST.size),
     "rss_sums": (layout.RSS_KEY.size, layout.RSS_VALUE.size),
+    "fault_runs": (4, layout.FAULT_RUN.size),
 }
 # Those that are not read here: by the kernel side alone, by bcc, or mapped into memory.
 _OTHER_MAPS = ("threads", "events", "unwind_rows", "unwind_pages", "unwind_mappings")
@@ -84,6 +85,7 @@ class Program:
             f"-DMAX_THREADS={limits.threads}",
             f"-DMAX_RSS_KEYS={limits.rss_keys}",
             f"-DEVENT_PAGES={limits.event_pages}",
+            f"-DMAX_CPUS={_possible_cpus()}",
             *unwind.flags(),
         ]
         with _captured_stderr() as messages:
@@ -175,6 +177,12 @@ def _joined_source(directory: Path) -> str:
         parts.append(f'#line 1 "{name}"\n')
         parts.append((directory / name).read_text(encoding="utf-8"))
     return "".join(parts)
+
+
+def _possible_cpus() -> int:
+    """How many CPUs the kernel may number (Documentation/admin-guide/cputopology.rst: "0-3", "0,2-7")."""
+    text = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii")
+    return int(text.strip().replace(",", "-").split("-")[-1]) + 1
 
 
 def _raise_locked_memory_limit() -> None:
