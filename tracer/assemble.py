@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tracer.model.blocks import Blocks
 from tracer.model.history import History
 from tracer.model.ledger import Books, close_books
-from tracer.model.report import Overhead, Report, StackGrowth, StackKind, Trend
+from tracer.model.rates import Trend
+from tracer.model.report import Overhead, Report, RssMove, StackGrowth, StackKind
 from tracer.model.resident import ResidentPages
+from tracer.model.selfcheck import discrepancy
 from tracer.model.tracker import Tracker
 from tracer.model.verdict import Findings, judge
 from tracer.model.vma import Snapshot
@@ -23,6 +25,8 @@ _NO_TOTALS = Totals(0, 0, 0, 0, 0, 0)
 # From this share of incomplete stacks on, the report says so at its foot.
 _INCOMPLETE_SHARE = 0.02
 _UNTRACKED_NAMED = 3
+# From this share of page faults that were given another's stack, the report says so.
+_SHARED_STACKS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,7 @@ class Evidence:
     losses: dict[str, int]
     notes: list[str]
     overhead: Overhead
+    changes_complete: bool = False
 
 
 def assemble(evidence: Evidence, book: StackBook) -> Report:
@@ -63,15 +68,16 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         allocators_traced=bool(evidence.probed),
     )
     stacks = _stacks(evidence, books, book)
+    outlook = evidence.history.rss_outlook(evidence.seconds, evidence.end.counters.rss)
     findings = Findings(
         rss_start=evidence.start.counters.rss,
         growth=evidence.end.counters.rss - evidence.start.counters.rss,
         seconds=evidence.seconds,
-        rss_trend=evidence.history.trend_of_rss(evidence.end.counters.rss),
+        outlook=outlook,
         ledger=books.rows,
         stacks=stacks,
     )
-    return Report(
+    report = Report(
         pid=evidence.pid,
         command=evidence.command,
         verdict=judge(findings),
@@ -85,10 +91,24 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         stacks=stacks,
         ledger=books.rows,
         probed=evidence.probed,
+        rate=outlook.whole,
+        changes=_changes(evidence.tracker),
+        changes_complete=evidence.changes_complete,
         overhead=evidence.overhead,
         losses=evidence.losses,
         notes=(*evidence.notes, *_remarks(evidence, stacks, book)),
     )
+    off = discrepancy(report)
+    return replace(report, notes=(off, *report.notes)) if off else report
+
+
+def _changes(tracker: Tracker) -> tuple[RssMove, ...]:
+    """What the kernel told of RSS, by cause and member, the largest first."""
+    moved: dict[tuple[str, str], list[int]] = {}
+    for (member, cause, went), amount in tracker.rss_by_cause.items():
+        moved.setdefault((cause, member), [0, 0])[went] += amount
+    rows = [RssMove(cause, member, grew, shrank) for (cause, member), (grew, shrank) in moved.items()]
+    return tuple(sorted(rows, key=lambda row: (row.shrank - row.grew, row.cause, row.member)))
 
 
 def _stacks(evidence: Evidence, books: Books, book: StackBook) -> tuple[StackGrowth, ...]:
@@ -108,6 +128,7 @@ def _malloc_stacks(evidence: Evidence, book: StackBook) -> list[StackGrowth]:
         for usage in evidence.end.usages
     ]
     classes = blocks.class_by_stack(ranges)
+    survival = _survival(evidence)
     found = []
     for stack, size in live.items():
         totals = evidence.totals.get(stack, _NO_TOTALS)
@@ -124,6 +145,7 @@ def _malloc_stacks(evidence: Evidence, book: StackBook) -> list[StackGrowth]:
                 oldest.get(stack, 0),
                 classes.get(stack, "anonymous"),
                 evidence.history.trend_of_stack(stack, size, freed_share),
+                survival.get(stack),
             )
         )
     return found
@@ -186,6 +208,7 @@ def _growth(
     oldest_ns: int,
     vma_class: str,
     trend: Trend = "unknown",
+    survival: float | None = None,
 ) -> StackGrowth:
     return StackGrowth(
         id=f"{stack:016x}",
@@ -202,12 +225,30 @@ def _growth(
         complete=book.is_complete(stack),
         frames=book.frames(stack),
         trend=trend,
+        survival=survival,
     )
+
+
+def _survival(evidence: Evidence) -> dict[int, float]:
+    """Of what each stack held in the middle of the window, the share that it still holds."""
+    halfway = evidence.history.halfway()
+    if halfway is None or halfway.seconds <= 0:
+        return {}
+    until_ns = evidence.start.time_ns + int(halfway.seconds * 1e9)
+    live = evidence.blocks.bytes_by_stack_until(until_ns)
+    return {stack: min(1.0, live.get(stack, 0) / size) for stack, size in halfway.live.items() if size > 0}
 
 
 def _remarks(evidence: Evidence, stacks: tuple[StackGrowth, ...], book: StackBook) -> list[str]:
     remarks: list[str] = []
     counters = evidence.counters
+    shared = counters["faults_in_run"]
+    if shared > _SHARED_STACKS * (shared + counters["fault_stacks"]):
+        remarks.append(
+            f"{percent(shared, shared + counters['fault_stacks'])} of the page faults outside the heap went on with a "
+            "run of neighbouring pages, whose stack was looked at again after 1 to 64 pages: figures of stacks of kind "
+            "fault are good to about that"
+        )
     if counters["forks"]:
         remarks.append(f"{plural(counters['forks'], 'child process', 'es')} made in the window: not traced")
     if evidence.probed and not counters["allocations"]:

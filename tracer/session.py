@@ -32,7 +32,7 @@ from tracer.procfs.maps import read_maps
 from tracer.procfs.memory import MemoryReader
 from tracer.procfs.pagemap import Residency
 from tracer.procfs.snapshot import SnapshotPlan, plan_snapshot, take_snapshot
-from tracer.procfs.status import read_brk_start, read_command, read_counters
+from tracer.procfs.status import read_brk_start, read_command, read_counters, read_statm_rss
 from tracer.report.live import View
 from tracer.stacks import StackBook
 from tracer.target import ProcessHandle, TargetInfo
@@ -40,6 +40,8 @@ from tracer.units import human_bytes, human_seconds
 from tracer.unwind.access import UnwindSizes
 
 _POLL_MS = 100
+# How often RSS is looked at, which costs microseconds.
+_SAMPLE_SECONDS = 0.05
 # Above this many changes of RSS seen since the last drain, the kernel's table of sums is emptied before the tick.
 _DRAIN_AT = 1 << 14
 # Snapshots in between serve a target that dies: they may take this share of the time.
@@ -112,7 +114,8 @@ class Session:
         plan = plan_snapshot(self._target.pid, max_smaps_seconds=_MAX_SNAPSHOT_SECONDS)
         self._announce_cost(plan)
         start, end = self._brk_heap()
-        consumer.seed_rss(self._program, read_counters(self._target.pid))
+        self._rss_seed = read_counters(self._target.pid)
+        consumer.seed_rss(self._program, self._rss_seed)
         self._program.seed_control(Control(brk=end, heap_start=start))
         self._program.set_settings(Settings(enabled=1, heap_is_known=int(bool(self._attachment.probed))))
         self._window_start(plan)
@@ -143,6 +146,7 @@ class Session:
         self._rss = self._start.counters
         self._history.clear()
         self._history.add(Point(0.0, self._start.counters.rss, {}))
+        self._history.sample(0.0, self._start.counters.rss)
         self._drained_at = self._events_lost = 0
 
     def _announce_cost(self, plan: SnapshotPlan) -> None:
@@ -180,6 +184,7 @@ class Session:
     def _follow(self, view: View) -> str:
         """The main loop; returns in words what ended it."""
         next_tick = self._started_ns / 1e9 + self._options.interval
+        next_sample = 0.0
         with view:
             while True:
                 self._program.poll(_POLL_MS)
@@ -195,6 +200,9 @@ class Session:
                     self._code_changed = False
                     self._attachment.follow_code(late=True)
                 now = time.monotonic()
+                if now >= next_sample:
+                    next_sample = now + _SAMPLE_SECONDS
+                    self._history.sample(self._elapsed(), read_statm_rss(self._target.pid))
                 if self._options.duration is not None and now - self._started_ns / 1e9 >= self._options.duration:
                     return "the duration was over"
                 self._drain_if_full()
@@ -317,6 +325,7 @@ class Session:
             counters=counters,
             losses=self._losses(counters),
             notes=[*self._attachment.notes, *self._attachment.failures],
+            changes_complete=self._saw_all_changes(end, counters),
             overhead=Overhead(
                 target_share=None,
                 self_cpu=usage.ru_utime + usage.ru_stime,
@@ -326,6 +335,15 @@ class Session:
             ),
         )
         return assemble(evidence, self._stacks)
+
+    def _saw_all_changes(self, end: Snapshot, counters: dict[str, int]) -> bool:
+        """Whether the changes of RSS that were traced are those between the two snapshots: no more, no less."""
+        return (
+            self._attachment.has_rss_source
+            and self._rss_seed == self._start.counters
+            and consumer.last_rss(self._program) == end.counters
+            and not counters["rss_unseeded"]
+        )
 
     def _end_snapshot(self) -> Snapshot:
         """The last snapshot; of a target that has ended, the latest one with the RSS that the kernel told last."""

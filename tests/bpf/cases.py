@@ -27,7 +27,7 @@ STRIPPED = tuple(Case(f"{name}_stripped") for name in PLAIN_LEAKS)
 _PACED = ("-i", "0.2")
 CHURN = Case("churn", (1024, 2000), options=_PACED, phases=17, paced=True)
 CACHE = Case("cache", (4000, 6000), options=_PACED, phases=17, paced=True)
-LEAK = Case("leak_malloc", (4000, 200), options=_PACED, phases=17, paced=True)
+LEAK = Case("leak_malloc", (4000, 200), options=_PACED, phases=30, paced=True)
 SLOW = (CHURN, CACHE, LEAK)
 
 ARENAS = Case("arenas")

@@ -130,6 +130,38 @@ def test_the_trend_of_a_malloc_stack() -> None:
     assert stacks(found)["malloc", B].trend == "steady"
 
 
+def test_what_survived_of_a_malloc_stack() -> None:
+    """A holds what it held half way, B only a fifth of it, C came later."""
+    history = History()
+    for second in range(11):
+        history.add(Point(second, 0, {A: 100, B: 500, C: 0}))
+    found = report(
+        end=snapshot(110, used(10, 20, 3)),
+        blocks=[(10 * PAGE, 100, A, 104), (11 * PAGE, 100, B, 104), (12 * PAGE, 900, B, 106), (13 * PAGE, 9, C, 106)],
+        history=history,
+    )
+    survivals = {stack: stacks(found)["malloc", stack].survival for stack in (A, B, C)}
+    assert survivals == {A: 1.0, B: 0.2, C: None}
+
+
+def test_what_the_kernel_told_of_rss() -> None:
+    found = report(
+        faults=[
+            RssChange.at(A, 61 * PAGE, "anon", "fault", 4 * PAGE),
+            RssChange.at(B, 62 * PAGE, "anon", "fault", -PAGE),
+            RssChange(0, 0, 0, "file", "other_call", -9, "ftruncate"),
+        ],
+        counters=Counter(faults_in_run=99, fault_stacks=1),
+    )
+    assert found.changes == (RssMove("fault", "anon", 4 * PAGE, -PAGE), RssMove("ftruncate", "file", 0, -9))
+    assert any("99.0 % of the page faults" in note for note in found.notes)
+
+
+def test_books_that_do_not_close_are_said_first() -> None:
+    found = report(faults=[RssChange.at(A, 61 * PAGE, "anon", "fault", PAGE)], changes_complete=True)
+    assert found.notes[0].startswith("the books do not close: the changes that the kernel told differ")
+
+
 def test_a_mapped_stack() -> None:
     found = report(
         end=snapshot(110, used(60, 64, 3), used(70, 72, 1)),

@@ -208,7 +208,8 @@ def test_changes_of_rss_are_taken_out(fake: FakeProgram, program: Program) -> No
             size = (index + 1) * (-1) ** cause * 4096
             key = layout.RSS_KEY.pack(50 + cause, BASE, index, size < 0, cause)
             fake.map("rss_sums").put(key, layout.RSS_VALUE.pack(size, 5))
-            expected.append(RssChange(50 + cause, BASE, 5, member, cause.name.lower(), size))
+            call = "system call 0" if cause == RssCause.OTHER_CALL else ""
+            expected.append(RssChange(50 + cause, BASE, 5, member, cause.name.lower(), size, call))
     assert list(consumer.drain_rss(program)) == expected
     assert list(consumer.drain_rss(program)) == []
 
@@ -217,7 +218,7 @@ def test_a_change_by_a_system_call_tells_which(fake: FakeProgram, program: Progr
     fake.map("rss_sums").put(
         layout.RSS_KEY.pack(0, 0, 1, 1, RssCause.OTHER_CALL | 77 << 8), layout.RSS_VALUE.pack(-8192, 0)
     )
-    assert list(consumer.drain_rss(program)) == [RssChange(0, 0, 0, "anon", "other_call", -8192, 77)]
+    assert list(consumer.drain_rss(program)) == [RssChange(0, 0, 0, "anon", "other_call", -8192, "ftruncate")]
 
 
 def test_runs_of_faults_in_progress_are_read(fake: FakeProgram, program: Program) -> None:

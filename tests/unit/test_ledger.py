@@ -200,6 +200,27 @@ def test_faulted_and_given_back() -> None:
     assert window.rows() == {("anonymous", "faulted", FAULT): 5, ("anonymous", "released", 0): -4}
 
 
+def called(call: str, page: int, count: int) -> RssChange:
+    name = "ftruncate" if call == "other_call" else ""
+    return RssChange(0, page // 64 * 64 * PAGE, 1 << page % 64, "anon", call, count * PAGE, name)
+
+
+@pytest.mark.parametrize(
+    ("call", "start", "end", "brought", "expected"),
+    [
+        ("madvise", 8, 3, -5, {"advised": -5}),
+        ("madvise", 8, 5, -5, {"advised": -3}),  # what came otherwise has no cause to weigh against
+        ("madvise", 8, 2, -5, {"advised": -5, "released": -1}),
+        ("other_call", 8, 3, -5, {"released": -5}),
+        ("madvise", 2, 8, 6, {"populated": 6}),
+        ("other_call", 2, 9, 6, {"populated": 6, "unexplained": 1}),
+    ],
+)
+def test_what_system_calls_did(call: str, start: int, end: int, brought: int, expected: dict[str, int]) -> None:
+    window = Window([used(10, 20, start)], [used(10, 20, end)], faults=[called(call, 10, brought)])
+    assert window.rows() == {("anonymous", cause, 0): amount for cause, amount in expected.items()}
+
+
 def test_live_blocks_outside_of_the_classes_of_malloc() -> None:
     """As with jemalloc, whose memory looks like any other: where its blocks lie, it is the allocator's."""
     window = Window([used(10, 20, 2)], [used(10, 20, 9)], faults=[faulted(FAULT, 12, 7)], blocks=[(12, 3, LEAKER)])
@@ -261,7 +282,7 @@ def test_what_the_probes_take_is_memtraces_own() -> None:
 def test_a_vma_that_is_gone() -> None:
     window = Window([used(10, 20, 6), used(30, 40, 1)], [used(30, 40, 1)], [unmapped(10, 20)], names={10: "file"})
     books = window.close()
-    assert pages(books) == {("file", "released", 0): -6}
+    assert pages(books) == {("file", "unmapped", 0): -6}
     assert [(row.vma.start // PAGE, row.gone, row.rss, row.growth // PAGE) for row in books.vmas] == [
         (10, True, 0, -6),
         (30, False, PAGE, 0),
@@ -293,7 +314,7 @@ def test_a_seed_that_was_split() -> None:
     assert pages(books) == {
         ("anonymous", "unexplained", 0): 5,
         ("jit", "faulted", FAULT): 7,
-        ("jit", "released", 0): -9,
+        ("jit", "unmapped", 0): -9,
     }
 
 
@@ -523,13 +544,16 @@ def test_any_books_close(window: Window) -> None:
         "reused",
         "mapped",
         "faulted",
+        "populated",
+        "advised",
+        "unmapped",
         "released",
         "memtrace",
         "unexplained",
     }
     for row in books.rows:
-        assert (row.bytes > 0) if row.cause in ("kept-by-allocator", "live", "mapped") else True
-        assert (row.bytes < 0) if row.cause in ("reused", "released") else True
+        assert (row.bytes > 0) if row.cause in ("kept-by-allocator", "live", "mapped", "populated") else True
+        assert (row.bytes < 0) if row.cause in ("reused", "released", "advised", "unmapped") else True
 
 
 @given(WINDOWS, st.integers(-9, 9), st.integers(0, 9))

@@ -321,12 +321,12 @@ def test_every_change_of_rss_is_summed_by_its_cause() -> None:
     tracker = tracked()
     tracker.add_rss([RssChange.at(0, 0, "anon", "fault", 5), RssChange.at(1, 0, "anon", "fault", -2)])
     tracker.add_rss([RssChange.at(0, 0, "swap", "other_context", 7)])
-    tracker.add_rss([RssChange(0, 0, 0, "file", "other_call", -9, 77)])
+    tracker.add_rss([RssChange(0, 0, 0, "file", "other_call", -9, "ftruncate")])
     assert tracker.rss_by_cause == {
         ("anon", "fault", False): 5,
         ("anon", "fault", True): -2,
-        ("swap", "other_context", False): 7,
-        ("file", "call 77", True): -9,
+        ("swap", "other-context", False): 7,
+        ("file", "ftruncate", True): -9,
     }
 
 
@@ -354,9 +354,9 @@ def test_no_byte_of_a_change_is_lost(places: list[tuple[int, int]], block: int, 
 def test_what_calls_brought_is_kept_by_origin() -> None:
     tracker = tracked(vma(64, 128))
     tracker.add_rss([RssChange.at(0, 64 * PAGE, "anon", "madvise", -3 * PAGE)])
-    tracker.add_rss([RssChange(0, 64 * PAGE, 1, "anon", "other_call", 2 * PAGE, 149)])
+    tracker.add_rss([RssChange(0, 64 * PAGE, 1, "anon", "other_call", 2 * PAGE, "mlock")])
     origin = tracker.ranges.overlapping(64 * PAGE, 65 * PAGE)[0].origin
-    assert tracker.called == {(origin, "madvise"): -3 * PAGE, (origin, "call 149"): 2 * PAGE}
+    assert tracker.called == {(origin, "madvise"): -3 * PAGE, (origin, "mlock"): 2 * PAGE}
 
 
 @dataclass

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.unit.reports import STORE
-from tracer.model.report import LedgerRow, StackGrowth, Trend, VerdictKind
+from tracer.model.rates import Outlook, Rate, Trend
+from tracer.model.report import LedgerRow, StackGrowth, VerdictKind
 from tracer.model.verdict import Findings, judge
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -29,7 +30,8 @@ def findings(
 ) -> Findings:
     """Sizes in MiB; the growth is the sum of the ledger unless it is given."""
     total = sum(entry.bytes for entry in ledger) if growth is None else int(growth * MIB)
-    return Findings(int(rss_start * MIB), total, seconds, trend, ledger, stacks)
+    rates = (Rate(total / seconds, 1024), Rate(total / seconds, 2048)) if seconds > 3 else (None, None)
+    return Findings(int(rss_start * MIB), total, seconds, Outlook(trend, *rates), ledger, stacks)
 
 
 def kind(*ledger: LedgerRow, **more: Any) -> VerdictKind:
@@ -183,8 +185,12 @@ def test_a_window_of_no_length() -> None:
 def test_the_evidence() -> None:
     stacks = (STORE, replace(STORE, trend="steady"))
     evidence = judge(findings(LIVE, stacks=stacks)).evidence
-    assert evidence[:2] == ("RSS over the window: growing", "1 of 2 stacks with live allocations still grow")
-    assert len(evidence) == 3 and evidence[2].endswith("0 % was freed again")
+    assert evidence[:2] == (
+        "RSS over the window: growing (341.3 KiB/s +- 1.0 KiB/s; in its second half 341.3 KiB/s +- 2.0 KiB/s; "
+        "95 % intervals)",
+        "1 of 2 stacks with live allocations still grow",
+    )
+    assert len(evidence) == 3 and evidence[2].endswith("% was freed again")
     assert judge(findings(LIVE, seconds=2.9)).evidence[-1] == "the window was shorter than 3 s"
     assert len(judge(findings(LIVE, seconds=3)).evidence) == 1
 
@@ -192,5 +198,45 @@ def test_the_evidence() -> None:
 def test_the_evidence_of_what_was_freed() -> None:
     stack = replace(STORE, allocated_bytes=200, freed_bytes=200)
     assert judge(findings(LIVE, stacks=(stack,))).evidence[-1] == (
-        "of what the growing stacks allocated, 100 % was freed again"
+        "of what the growing stacks allocated, 100.0 % was freed again"
     )
+
+
+def test_the_evidence_of_what_survived() -> None:
+    stack = replace(STORE, survival=0.93)
+    assert judge(findings(LIVE, stacks=(stack,))).evidence[-1] == (
+        "of what they held in the middle of the window, 93.0 % is still live"
+    )
+
+
+@pytest.mark.parametrize(("survival", "expected"), [(None, "leak"), (0.5, "leak"), (0.49, "unknown")])
+def test_what_is_freed_as_it_ages_is_no_leak_yet(survival: float | None, expected: VerdictKind) -> None:
+    stacks = (replace(STORE, survival=survival), replace(STORE, survival=0.0, trend="steady"))
+    verdict = judge(findings(LIVE, stacks=stacks))
+    assert verdict.kind == expected
+    assert ("queue or cache" in verdict.text) == (expected == "unknown")
+
+
+def test_the_survival_is_weighed_by_bytes() -> None:
+    stacks = (replace(STORE, bytes=3 * MIB, survival=1.0), replace(STORE, bytes=MIB, survival=0.0))
+    assert findings(LIVE, stacks=stacks).survival == 0.75
+
+
+@pytest.mark.parametrize(
+    ("kept", "live", "trend", "expected"),
+    [
+        (4, 3, "levelled-off", "retention"),
+        (4, 3, "growing", "leak"),
+        (3, 4, "levelled-off", "plateau"),
+        (3, 2, "levelled-off", "plateau"),  # less than a third of the growth
+    ],
+)
+def test_retention_once_it_has_levelled_off(kept: int, live: int, trend: Trend, expected: VerdictKind) -> None:
+    other = row("anonymous", "mapped", 10 - kept - live, A)
+    given = [row("heap", "freed", kept - 1), row("heap", "metadata", 1), row("heap", "live", live, A), other]
+    assert kind(*given, trend=trend) == expected
+
+
+def test_an_uncertain_course_says_so() -> None:
+    assert "no verdict with 95 % confidence" in judge(findings(LIVE, trend="unknown")).text
+    assert "no cause is known" in judge(findings(row("jit", "unexplained", 9))).text

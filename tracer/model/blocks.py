@@ -35,6 +35,14 @@ class Blocks:
             totals[self.stacks[i]] += self.sizes[i]
         return dict(totals)
 
+    def bytes_by_stack_until(self, time_ns: int) -> dict[int, int]:
+        """Requested bytes of each stack among the blocks allocated no later than that."""
+        totals: dict[int, int] = defaultdict(int)
+        for stack, size, allocated_ns in zip(self.stacks, self.sizes, self.times, strict=True):
+            if allocated_ns <= time_ns:
+                totals[stack] += size
+        return dict(totals)
+
     def resident_by_stack(self, indices: range, runs: Sequence[tuple[int, int]]) -> dict[int, int]:
         """Bytes of each stack among these blocks that lie in resident runs (ascending, disjoint addresses)."""
         totals: dict[int, int] = defaultdict(int)

@@ -31,6 +31,10 @@ MEMTRACE: Final = "memtrace"
 ANONYMOUS: Final = "anonymous"
 CLASSES: Final = (HEAP, STACK, THREAD_STACK, ARENA, MMAPPED, FILE, SHARED, JIT, GUARD, KERNEL, MEMTRACE, ANONYMOUS)
 
+# Classes whose pages are a file's, and those that are stacks.
+FILE_CLASSES: Final = frozenset({FILE})
+STACK_CLASSES: Final = frozenset({STACK, THREAD_STACK})
+
 _PAGE = 4096
 # glibc malloc/arena.c: HEAP_MAX_SIZE on 64-bit machines.
 _ARENA_SIZE = 64 << 20

@@ -75,7 +75,7 @@ class RssChange:
     """So many bytes came (or, negative, went) with this stack at these pages.
 
     ``pages`` are bits: bit n stands for the page n pages behind ``block``. Both are 0 where it is not known which pages
-    these are, ``stack`` where none was taken. ``call`` is the number of the system call, where ``cause`` is
+    these are, ``stack`` where none was taken. ``call`` is the name of the system call, where ``cause`` is
     ``other_call``.
     """
 
@@ -85,7 +85,7 @@ class RssChange:
     member: str
     cause: str
     bytes: int
-    call: int = 0
+    call: str = ""
 
     @classmethod
     def at(cls, stack: int, address: int, member: str, cause: str, size: int) -> RssChange:

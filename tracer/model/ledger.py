@@ -16,14 +16,13 @@ from dataclasses import dataclass, field, replace
 from tracer.model.blocks import Blocks
 from tracer.model.report import ClassGrowth, LedgerRow, VmaGrowth
 from tracer.model.resident import ResidentPages
+from tracer.model.selfcheck import BETWEEN_READS
 from tracer.model.tracker import Origin, Tracker
 from tracer.model.vma import Snapshot, Vma, VmaUsage
 
 # Classes in which whatever was there at the start belongs to malloc.
 ALLOCATOR_CLASSES = frozenset({"heap", "malloc arena", "malloc mmapped"})
 _OWN_CLASS = "memtrace"
-# What came or went between reading the VMAs and the counters, and so is in no VMA.
-_NO_CLASS = "while reading"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +116,13 @@ class _Bookkeeper:
         for (origin, stack), amount in tracker.faulted.items():
             if amount:
                 self._faults[origin][stack] = amount
+        self._called: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for (origin, call), amount in tracker.called.items():
+            cause = "populated" if amount > 0 else "advised" if call == "madvise" else "released"
+            self._called[origin][cause] += amount
+        self._held: dict[int, int] = defaultdict(int)
+        for range_ in tracker.ranges:
+            self._held[range_.origin] += range_.size
 
     def _rss_at_start(self) -> dict[int, int]:
         """What each origin that was there at the start held then; what was opened of a reserve held nothing."""
@@ -148,7 +154,7 @@ class _Bookkeeper:
             vmas.append(self._book_vma(usage, seeds_at[index]))
         vmas += self._book_gone()
         between = (self._end.counters.rss - self._start.counters.rss) - sum(vma.growth for vma in vmas)
-        self._accounts.book(_NO_CLASS, "unexplained", between)
+        self._accounts.book(BETWEEN_READS, "unexplained", between)
         return Books(
             rows=self._accounts.sorted_rows(),
             classes=self._class_growth(vmas),
@@ -268,8 +274,25 @@ class _Bookkeeper:
                 self._accounts.book(vma_class, "faulted", amount, stack)
                 self._resident[("faulted", stack)] += amount
                 rest -= amount
-        self._accounts.book(vma_class, "unexplained" if rest > 0 else "released", rest)
+            rest -= self._book_called(vma_class, index, rest)
+        cause = "unexplained" if rest > 0 else "unmapped" if self._lost_part(index, origin) else "released"
+        self._accounts.book(vma_class, cause, rest)
         return grown
+
+    def _book_called(self, vma_class: str, index: int, rest: int) -> int:
+        """What system calls brought in without a fault, or dropped, as far as that explains ``rest``."""
+        booked = 0
+        for cause, amount in self._called[index].items():
+            if (amount > 0) != (rest - booked > 0):
+                continue
+            part = min(amount, rest - booked) if amount > 0 else max(amount, rest - booked)
+            self._accounts.book(vma_class, cause, part)
+            booked += part
+        return booked
+
+    def _lost_part(self, index: int, origin: Origin) -> bool:
+        """Whether part of what was there at the start is no longer mapped."""
+        return origin.vma is not None and self._held.get(index, 0) < origin.vma.size
 
     def _book_gone(self) -> list[VmaGrowth]:
         gone: list[VmaGrowth] = []
@@ -278,7 +301,7 @@ class _Bookkeeper:
                 continue
             vma_class = self._start_classes.get(origin.vma.start, "anonymous")
             amount = -self._start_rss[index]
-            self._accounts.book(vma_class, "memtrace" if vma_class == _OWN_CLASS else "released", amount)
+            self._accounts.book(vma_class, "memtrace" if vma_class == _OWN_CLASS else "unmapped", amount)
             gone.append(VmaGrowth(origin.vma, vma_class, 0, amount, gone=True))
         return gone
 

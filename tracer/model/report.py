@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from tracer.model.rates import Rate, Trend
 from tracer.model.vma import RssCounters, Vma
 
 VerdictKind = Literal["leak", "plateau", "retention", "file-cache", "stacks", "not-growing", "unknown"]
 StackKind = Literal["malloc", "mmap", "fault", "brk"]
-Trend = Literal["growing", "levelled-off", "steady", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,8 @@ class StackGrowth:
     ``malloc`` stacks: blocks allocated in the window and still live. ``mmap`` and ``brk`` stacks: memory mapped
     directly in the window and still mapped (``bytes`` counts what of it is resident). ``fault`` stacks: memory made
     resident by page faults where neither an allocator nor a mapping made in the window stands between.
-    ``rate`` is bytes per second over the window, ``oldest`` the age of the oldest live block.
+    ``rate`` is bytes per second over the window, ``oldest`` the age of the oldest live block, ``survival`` the share
+    of the bytes held in the middle of the window that are still held at its end (None: not known).
     """
 
     id: str
@@ -96,6 +97,7 @@ class StackGrowth:
     frames: tuple[Frame, ...]
     trend: Trend = "unknown"
     bytes_error: int = 0
+    survival: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,20 @@ class LedgerRow:
     cause: str
     stack: str | None
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RssMove:
+    """What the kernel told of a member of RSS (anon, file, shmem, swap): ``shrank`` is 0 or negative.
+
+    ``cause`` is ``fault``, a system call's name, ``kswapd``, ``khugepaged`` or ``other-context`` (another process, or
+    the kernel on its behalf).
+    """
+
+    cause: str
+    member: str
+    grew: int
+    shrank: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +145,11 @@ class Overhead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All that a session found. ``ledger`` sums to ``rss_end.rss - rss_start.rss``."""
+    """All that a session found. ``ledger`` sums to ``rss_end.rss - rss_start.rss``; ``rate`` is that of RSS.
+
+    ``changes`` without those of swap sum to the same growth, where they are complete: all were seen, on a kernel whose
+    counters are exact.
+    """
 
     pid: int
     command: str
@@ -145,6 +165,9 @@ class Report:
     ledger: tuple[LedgerRow, ...]
     probed: tuple[str, ...]
     sampling: Sampling = field(default_factory=Sampling)
+    rate: Rate | None = None
+    changes: tuple[RssMove, ...] = ()
+    changes_complete: bool = False
     overhead: Overhead
     losses: dict[str, int]
     notes: tuple[str, ...] = ()

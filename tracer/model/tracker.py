@@ -168,7 +168,7 @@ class Tracker:
     def add_rss(self, changes: Iterable[RssChange]) -> None:
         """Place changes of RSS: pages go to the origin of the range in which they lie."""
         for change in changes:
-            cause = change.cause if change.cause != "other_call" else f"call {change.call}"
+            cause = change.call or change.cause.replace("_", "-")
             self.rss_by_cause[(change.member, cause, change.bytes < 0)] += change.bytes
             if change.member == "swap":
                 continue

@@ -3,12 +3,15 @@
 In this order:
 
 1. not-growing: RSS grew by less than 1 MiB, or by less than 1 % of what it was and 256 KiB a minute.
-2. file-cache, stacks, retention: more than half of the growth is file pages; thread and main stacks; memory that the
-   allocator keeps beyond the live allocations.
-3. plateau: more than half of the growth has causes (live allocations, direct mappings, page faults), and the last
-   third of the window brought less than a tenth of it.
-4. leak: the same, but it goes on to the end of the window.
-5. unknown: anything else, or a window too short to tell (fewer than five looks or three seconds).
+2. file-cache, stacks: more than half of the growth is file pages; thread and main stacks.
+3. retention: more than half of the growth is memory that the allocator keeps beyond the live allocations; or more than
+   a third, and more than these are, and RSS has levelled off.
+4. Of growth of which more than half has causes (live allocations, direct mappings, page faults):
+   plateau, where RSS has levelled off by the end of the window (the rate of its second half lies, with 95 %
+   confidence, below a tenth of the whole window's or 256 KiB a minute);
+   leak, where it goes on (the rate of the second half is above these, and above 0 with 95 % confidence) and, where that
+   is known, at least half of what the growing stacks held in the middle of the window is still live at its end.
+5. unknown: anything else, or a window too short to tell (fewer than three seconds).
 """
 
 from __future__ import annotations
@@ -16,15 +19,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tracer.model.history import MIN_SECONDS
-from tracer.model.report import LedgerRow, StackGrowth, Trend, Verdict, VerdictKind
-from tracer.units import human_bytes, human_rate, human_seconds, plural
+from tracer.model.classes import FILE_CLASSES, STACK_CLASSES
+from tracer.model.rates import MIN_RATE, MIN_SECONDS, Outlook, Rate
+from tracer.model.report import LedgerRow, StackGrowth, Verdict, VerdictKind
+from tracer.units import human_bytes, human_rate, human_seconds, percent, plural
 
 _MIN_GROWTH = 1 << 20
 _MIN_SHARE = 0.01
-_MIN_RATE = (256 << 10) / 60
 _MAJORITY = 0.5
+_MIN_SURVIVAL = 0.5
 _CAUSES = ("live", "mapped", "faulted")
+# What malloc holds beyond live allocations: freed chunks, headers, and what cannot be told apart.
+_KEPT = ("kept-by-allocator", "freed", "metadata")
 
 _WORDS: dict[VerdictKind, str] = {
     "leak": "still growing: looks like a leak",
@@ -35,6 +41,9 @@ _WORDS: dict[VerdictKind, str] = {
     "not-growing": "not growing",
     "unknown": "not enough data for a verdict: trace longer",
 }
+_UNCERTAIN = "no verdict with 95 % confidence: trace longer"
+_TURNOVER = "growing, but most older blocks are freed again: a queue or cache that still fills, or a slow leak"
+_UNCAUSED = "no cause is known for most of it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,7 @@ class Findings:
     rss_start: int
     growth: int
     seconds: float
-    rss_trend: Trend
+    outlook: Outlook
     ledger: Sequence[LedgerRow]
     stacks: Sequence[StackGrowth]
 
@@ -56,28 +65,69 @@ class Findings:
         """Growth that the ledger books to these classes."""
         return sum(row.bytes for row in self.ledger if row.vma_class in classes)
 
+    @property
+    def growing_stacks(self) -> list[StackGrowth]:
+        """Stacks whose live allocations still grow."""
+        return [stack for stack in self.stacks if stack.trend == "growing"]
+
+    @property
+    def survival(self) -> float | None:
+        """Of what the growing stacks held in the middle of the window, the share still live; None: unknown."""
+        known = [stack for stack in self.growing_stacks if stack.survival is not None]
+        weight = sum(stack.bytes for stack in known)
+        return sum(stack.bytes * (stack.survival or 0.0) for stack in known) / weight if weight else None
+
 
 def judge(findings: Findings) -> Verdict:
     """Apply the rules and put the answer into one sentence."""
-    kind = _kind(findings)
-    return Verdict(kind, f"{_growth_sentence(findings)} ({_WORDS[kind]})", _evidence(findings))
+    kind, words = _kind(findings)
+    return Verdict(kind, f"{_growth_sentence(findings)} ({words})", _evidence(findings))
 
 
-def _kind(findings: Findings) -> VerdictKind:
+def _kind(findings: Findings) -> tuple[VerdictKind, str]:
+    kind = _kind_of_memory(findings) or _kind_of_course(findings)
+    return (kind, _WORDS[kind]) if kind != "unknown" else ("unknown", _why_unknown(findings))
+
+
+def _kind_of_memory(findings: Findings) -> VerdictKind | None:
+    """Verdicts that follow from what kind of memory it is, not from how it goes on."""
     growth = findings.growth
-    slow = growth < _MIN_SHARE * findings.rss_start and growth < _MIN_RATE * findings.seconds
+    slow = growth < _MIN_SHARE * findings.rss_start and growth < MIN_RATE * findings.seconds
     if growth < _MIN_GROWTH or slow:
         return "not-growing"
-    if findings.by_class("file") > _MAJORITY * growth:
+    if findings.by_class(*FILE_CLASSES) > _MAJORITY * growth:
         return "file-cache"
-    if findings.by_class("stack", "thread stack") > _MAJORITY * growth:
+    if findings.by_class(*STACK_CLASSES) > _MAJORITY * growth:
         return "stacks"
-    if findings.by_cause("kept-by-allocator") > _MAJORITY * growth:
-        return "retention"
-    caused = findings.by_cause(*_CAUSES)
-    if findings.rss_trend == "unknown" or caused <= _MAJORITY * growth:
+    return "retention" if _is_kept(findings) else None
+
+
+def _is_kept(findings: Findings) -> bool:
+    kept = findings.by_cause(*_KEPT)
+    if kept > _MAJORITY * findings.growth:
+        return True
+    levelled = findings.outlook.trend in ("levelled-off", "steady")
+    return levelled and kept > findings.growth / 3 and kept > findings.by_cause("live")
+
+
+def _kind_of_course(findings: Findings) -> VerdictKind:
+    if findings.by_cause(*_CAUSES) <= _MAJORITY * findings.growth:
         return "unknown"
-    return "leak" if findings.rss_trend == "growing" else "plateau"
+    match findings.outlook.trend:
+        case "growing":
+            survival = findings.survival
+            return "leak" if survival is None or survival >= _MIN_SURVIVAL else "unknown"
+        case "levelled-off" | "steady":
+            return "plateau"
+    return "unknown"
+
+
+def _why_unknown(findings: Findings) -> str:
+    if findings.seconds < MIN_SECONDS or findings.outlook.whole is None:
+        return _WORDS["unknown"]
+    if findings.by_cause(*_CAUSES) <= _MAJORITY * findings.growth:
+        return f"{_UNCAUSED}: {_WORDS['unknown']}"
+    return _TURNOVER if findings.outlook.trend == "growing" else _UNCERTAIN
 
 
 def _growth_sentence(findings: Findings) -> str:
@@ -97,13 +147,13 @@ def _shares(findings: Findings) -> list[str]:
     stackless = sum(row.bytes for row in findings.ledger if not row.stack and row.cause in _CAUSES)
     if stackless:
         parts.append(f"{human_bytes(stackless)} without a stack")
-    kept = findings.by_cause("kept-by-allocator")
+    kept = findings.by_cause(*_KEPT)
     if kept:
         parts.append(f"{human_bytes(kept)} kept by malloc")
     reused = findings.by_cause("reused")
     if reused:
         parts.append(f"{human_bytes(-reused)} of it in memory already resident")
-    released = findings.by_cause("released")
+    released = findings.by_cause("released", "unmapped", "advised")
     if released:
         parts.append(f"{human_bytes(-released)} given back")
     own = findings.by_cause("memtrace")
@@ -114,10 +164,10 @@ def _shares(findings: Findings) -> list[str]:
 
 
 def _evidence(findings: Findings) -> tuple[str, ...]:
-    lines = [f"RSS over the window: {findings.rss_trend}"]
+    lines = [f"RSS over the window: {findings.outlook.trend}{_rates(findings.outlook)}"]
     # Of direct mappings and page faults it is not known how they went over the window.
     followed = [stack for stack in findings.stacks if stack.trend != "unknown"]
-    growing = [stack for stack in followed if stack.trend == "growing"]
+    growing = findings.growing_stacks
     if followed:
         lines.append(f"{len(growing)} of {plural(len(followed), 'stack')} with live allocations still grow")
     if findings.seconds < MIN_SECONDS:
@@ -125,5 +175,18 @@ def _evidence(findings: Findings) -> tuple[str, ...]:
     allocated = sum(stack.allocated_bytes for stack in growing)
     if allocated:
         freed = sum(stack.freed_bytes for stack in growing)
-        lines.append(f"of what the growing stacks allocated, {100 * freed / allocated:.0f} % was freed again")
+        lines.append(f"of what the growing stacks allocated, {percent(freed, allocated)} was freed again")
+    survival = findings.survival
+    if survival is not None:
+        lines.append(f"of what they held in the middle of the window, {percent(survival)} is still live")
     return tuple(lines)
+
+
+def _rates(outlook: Outlook) -> str:
+    if outlook.whole is None or outlook.late is None:
+        return ""
+    return f" ({_with_error(outlook.whole)}; in its second half {_with_error(outlook.late)}; 95 % intervals)"
+
+
+def _with_error(rate: Rate) -> str:
+    return f"{human_rate(rate.mean)} +- {human_rate(rate.error)}"

@@ -10,6 +10,7 @@ from tracer.model.blocks import Blocks
 from tracer.model.events import Mapped, Protected, Remapped, Remapping, RssChange, Unmapped, VmaEvent
 from tracer.model.vma import RssCounters
 from tracer.probes import layout
+from tracer.probes.calls import call_name
 from tracer.probes.layout import Event, EventKind, RssCause, StackStatus, Totals
 from tracer.probes.program import Program
 
@@ -165,8 +166,9 @@ def unsummed_rss(program: Program, epoch: int) -> Iterator[RssChange]:
 
 def _rss_change(key: tuple[int, ...], amount: int, pages: int) -> RssChange:
     stack, block, member, _shrinks, cause = key
-    name = RssCause(cause & _CAUSE_MASK).name.lower()
-    return RssChange(stack, block, pages, layout.RSS_MEMBERS[member], name, amount, cause >> _CALL_SHIFT)
+    kind = RssCause(cause & _CAUSE_MASK)
+    call = call_name(cause >> _CALL_SHIFT) if kind == RssCause.OTHER_CALL else ""
+    return RssChange(stack, block, pages, layout.RSS_MEMBERS[member], kind.name.lower(), amount, call)
 
 
 def seed_rss(program: Program, counters: RssCounters) -> None:

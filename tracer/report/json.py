@@ -58,6 +58,11 @@ def to_json(report: Report) -> dict[str, Any]:
             {"class": row.vma_class, "cause": row.cause, "stack": row.stack, "bytes": row.bytes}
             for row in report.ledger
         ],
+        "changes": [
+            {"cause": _text(row.cause), "member": row.member, "grew": row.grew, "shrank": row.shrank}
+            for row in report.changes
+        ],
+        "changes_complete": report.changes_complete,
         "unexplained": report.unexplained,
         "sampling": {"interval": report.sampling.interval, "exact": report.sampling.exact},
         "overhead": {
@@ -73,8 +78,11 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _rss(report: Report) -> dict[str, int]:
-    """RSS at both ends; the members are growths, and those of RSS (not swap) sum to its growth."""
+def _rss(report: Report) -> dict[str, int | float | None]:
+    """RSS at both ends; the members are growths, and those of RSS (not swap) sum to its growth.
+
+    ``rate`` is in bytes per second, ``rate_error`` the half-width of its 95 % interval; null for too short a window.
+    """
     start, end = report.rss_start, report.rss_end
     return {
         "start": start.rss,
@@ -84,6 +92,8 @@ def _rss(report: Report) -> dict[str, int]:
         "file": end.file - start.file,
         "shmem": end.shmem - start.shmem,
         "swap": end.swap - start.swap,
+        "rate": report.rate.mean if report.rate else None,
+        "rate_error": report.rate.error if report.rate else None,
     }
 
 
@@ -114,6 +124,7 @@ def _stack(stack: StackGrowth) -> dict[str, Any]:
         "rate": stack.rate,
         "oldest": stack.oldest,
         "trend": stack.trend,
+        "survival": stack.survival,
         "class": stack.vma_class,
         "complete": stack.complete,
         "frames": [_frame(frame) for frame in stack.frames],

@@ -31,7 +31,12 @@ _CAUSES = {
     "before-attach": "from before the attach",
     "memtrace": "memtrace itself",
     "reused": "in memory already resident",
-    "released": "given back or unmapped",
+    "freed": "freed, but kept by the allocator",
+    "metadata": "the allocator's own headers",
+    "populated": "brought in by system calls",
+    "advised": "given back by madvise",
+    "unmapped": "unmapped",
+    "released": "given back / reclaimed",
     "unexplained": "unexplained",
 }
 # How each kind of stack came by its memory: heading, what is counted, what undoes it.
@@ -41,6 +46,14 @@ _KINDS = {
     "brk": ("brk", "call", "given back"),
     "fault": ("page faults", "fault", "dropped"),
 }
+# What changed RSS, where it is no system call's name.
+_MOVES = {
+    "fault": "page faults",
+    "kswapd": "reclaimed by kswapd",
+    "khugepaged": "made huge pages by khugepaged",
+    "other-context": "by other processes or the kernel",
+}
+_MOST_MOVES = 6
 # The counters of bpf/memtrace.h in words.
 _LOSSES = {
     "live_full": "blocks not tracked: the table of live blocks was full",
@@ -341,6 +354,8 @@ def _no_stacks(report: Report, page: Page) -> Iterator[Text]:
 def _footer(report: Report, page: Page) -> Iterator[Text]:
     """Do the books close, what was lost, what was probed, and what it cost."""
     yield from _entry(page, "ledger", _balance(report))
+    if report.changes:
+        yield from _entry(page, "changes", _changes(report))
     losses = [f"{human_count(n)} {loss_in_words(name)}" for name, n in report.losses.items() if n]
     for loss in losses or ["nothing was lost"]:
         yield from _entry(page, "losses", loss, "yellow" if losses else "")
@@ -365,6 +380,22 @@ def _balance(report: Report) -> str:
         f"DOES NOT CLOSE: sum of the causes {_plus(total)}, growth of RSS {_plus(report.growth)}, "
         f"difference {_plus(report.growth - total)}; {unexplained}"
     )
+
+
+def _changes(report: Report) -> str:
+    """What the kernel told of RSS: a second account, by what it did."""
+    sums: dict[str, list[int]] = {}
+    for row in report.changes:
+        if row.member != "swap":
+            both = sums.setdefault(row.cause, [0, 0])
+            both[0] += row.grew
+            both[1] += row.shrank
+    parts = [
+        f"{_MOVES.get(cause, cause)} {' and '.join(_plus(size) for size in both if size)}"
+        for cause, both in sums.items()
+        if any(both)
+    ]
+    return ", ".join(parts[:_MOST_MOVES]) + (f", {len(parts) - _MOST_MOVES} more" if parts[_MOST_MOVES:] else "")
 
 
 def _cost(overhead: Overhead) -> str:

@@ -66,6 +66,8 @@ def _answer(request: dict[str, int], files: dict[int, Any], descriptors: list[in
             files[request["open"]] = _symcache(descriptors.pop(0), debuginfo)
             return {}
         return {"found": _lookup(files[request["file"]][0], request["address"])}
+    except (MemoryError, OSError):
+        raise  # the limit of memory: a process that has met it is not to be trusted with the next file
     except Exception as error:  # symbolic raises classes of its own, which share no base with another library's
         return {"error": f"{type(error).__name__}: {error}"[:200]}
 
