@@ -11,7 +11,7 @@ from tracer.assemble import Evidence, assemble
 from tracer.model.blocks import Blocks
 from tracer.model.events import Mapped, RssChange, Unmapped
 from tracer.model.history import History, Point
-from tracer.model.report import Overhead, Report, StackGrowth
+from tracer.model.report import Overhead, Report, RssMove, StackGrowth
 from tracer.model.resident import ResidentPages
 from tracer.model.tracker import Tracker
 from tracer.model.vma import RssCounters, Snapshot, Vma, VmaUsage
