@@ -76,6 +76,7 @@ enum counter {
 struct settings {
 	u64 enabled;       /* 0 until the start snapshot may be taken, and again from the end snapshot on */
 	u64 heap_is_known; /* 1 where the allocator of the brk heap is probed: page faults there need no stack */
+	u64 count_faults;  /* 1 without kmem:rss_stat: each page fault counts as one page that came */
 };
 
 /* What the kernel side remembers of the traced process. Single entry; user space seeds it while tracing is off. */

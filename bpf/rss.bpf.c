@@ -21,6 +21,7 @@ struct rss_last {
 };
 
 #define RSS_MEMBERS 4
+#define MM_ANONPAGES 1
 #define RSS_BLOCK (64 * PAGE_SIZE)
 #define PAGE_OF(address) ((address) & ~(PAGE_SIZE - 1ULL))
 #define FAULT_SPAN 32 /* how many pages one walk may serve, on average, once stacks have stayed the same for long */
@@ -94,6 +95,39 @@ static inline void sum_run(struct fault_run *run, struct control *c)
 	run->served = 0;
 }
 
+/* Add a change, made by a page fault of user code, to the run that this thread is in. Returns 0 where it is in none. */
+static inline int add_to_run(struct control *c, u32 tid, u16 member, s64 delta)
+{
+	struct fault_run *run = take_run();
+	if (!run)
+		return 0;
+	if (run->tid != tid) {
+		give_run(run);
+		return 0;
+	}
+	u64 address = run->heap ? c->heap_start : run->next - PAGE_SIZE;
+	u64 block = address & ~(RSS_BLOCK - 1ULL);
+	u16 shrinks = delta < 0;
+	if (run->key.block != block || run->key.member != member || run->key.shrinks != shrinks) {
+		sum_run(run, c);
+		run->key.block = block;
+		run->key.member = member;
+		run->key.shrinks = shrinks;
+	}
+	run->sum.bytes += delta;
+	run->sum.pages |= bit_of(address);
+	give_run(run);
+	return 1;
+}
+
+/* Without kmem:rss_stat, a page fault stands for one page of anonymous memory: user space weighs that up. */
+static inline void count_fault(struct control *c)
+{
+	struct settings *s = settings_block();
+	if (s && s->count_faults)
+		add_to_run(c, bpf_get_current_pid_tgid(), MM_ANONPAGES, PAGE_SIZE);
+}
+
 /* Where a probed allocator manages the brk heap, who touches a fresh page of it is not who makes it grow. */
 static inline int in_known_heap(struct control *c, u64 address)
 {
@@ -132,6 +166,7 @@ static inline void fault_stack_taken(struct thread_state *t, u64 stack)
 	run->key.stack = stack;
 	run->key.cause = RSS_FAULT;
 	give_run(run);
+	count_fault(c);
 }
 
 /* Raw tracepoints exceptions:page_fault_user and page_fault_kernel: args are (address, registers, error code). What
@@ -155,6 +190,7 @@ int on_page_fault(struct bpf_raw_tracepoint_args *ctx)
 		int mine = run->tid == (u32)bpf_get_current_pid_tgid() && r.call == -1ULL;
 		if (mine && in_heap && run->heap) {
 			give_run(run);
+			count_fault(c);
 			return 0;
 		}
 		if (mine && !run->heap && run->next == PAGE_OF(address) && run->ip == r.ip && run->sp == r.sp &&
@@ -164,6 +200,7 @@ int on_page_fault(struct bpf_raw_tracepoint_args *ctx)
 				run->served++;
 				run->next += PAGE_SIZE;
 				give_run(run);
+				count_fault(c);
 				return 0;
 			}
 			before = run->key.stack;
@@ -191,6 +228,8 @@ int on_page_fault(struct bpf_raw_tracepoint_args *ctx)
 	t->fault_before = before;
 	if (!before)
 		t->fault_span = 1;
+	if (in_heap)
+		count_fault(c);
 	if (!has_registers || in_heap)
 		return 0;
 	count(COUNT_FAULT_STACKS);
@@ -243,31 +282,6 @@ static inline int is_targets_mm(struct control *c, u32 mm_id, u32 curr, int in_t
 	return c->mm_id == mm_id;
 }
 
-/* Add a change, made by a page fault of user code, to the run that this thread is in. Returns 0 where it is in none. */
-static inline int add_to_run(struct control *c, u32 tid, u16 member, s64 delta)
-{
-	struct fault_run *run = take_run();
-	if (!run)
-		return 0;
-	if (run->tid != tid) {
-		give_run(run);
-		return 0;
-	}
-	u64 address = run->heap ? c->heap_start : run->next - PAGE_SIZE;
-	u64 block = address & ~(RSS_BLOCK - 1ULL);
-	u16 shrinks = delta < 0;
-	if (run->key.block != block || run->key.member != member || run->key.shrinks != shrinks) {
-		sum_run(run, c);
-		run->key.block = block;
-		run->key.member = member;
-		run->key.shrinks = shrinks;
-	}
-	run->sum.bytes += delta;
-	run->sum.pages |= bit_of(address);
-	give_run(run);
-	return 1;
-}
-
 int on_rss_stat(struct rss_stat_args *ctx)
 {
 	struct control *c = control_block();
@@ -287,15 +301,18 @@ int on_rss_stat(struct rss_stat_args *ctx)
 		return 0;
 	s64 size = ctx->size;
 	s64 delta = size - last->size;
-	u64 known = last->known;
-	last->size = size;
-	last->known = 1;
-	if (!known) {
+	if (!last->known) {
+		last->size = size;
+		last->known = 1;
 		count(COUNT_RSS_UNSEEDED);
 		return 0;
 	}
 	if (!delta)
 		return 0;
+	/* Added, not set: where two CPUs come at once, what one change has too much the next one has too little, so that
+	 * the changes always add up to the size seen last.
+	 */
+	__sync_fetch_and_add(&last->size, delta);
 	struct user_registers r = {};
 	if (in_target) {
 		user_registers(&r);

@@ -11,7 +11,7 @@ from tracer.model.blocks import Blocks
 from tracer.model.history import History
 from tracer.model.ledger import Books, close_books
 from tracer.model.rates import Trend
-from tracer.model.report import Overhead, Report, RssMove, StackGrowth, StackKind
+from tracer.model.report import Overhead, Report, RssMove, RssSource, StackGrowth, StackKind
 from tracer.model.resident import ResidentPages
 from tracer.model.selfcheck import discrepancy
 from tracer.model.tracker import Tracker
@@ -52,6 +52,7 @@ class Evidence:
     losses: dict[str, int]
     notes: list[str]
     overhead: Overhead
+    rss_source: RssSource = "rss-stat"
     changes_complete: bool = False
 
 
@@ -66,6 +67,7 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         evidence.blocks,
         evidence.resident,
         allocators_traced=bool(evidence.probed),
+        faults_are_estimates=evidence.rss_source == "faults",
     )
     stacks = _stacks(evidence, books, book)
     outlook = evidence.history.rss_outlook(evidence.seconds, evidence.end.counters.rss)
@@ -92,11 +94,12 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         ledger=books.rows,
         probed=evidence.probed,
         rate=outlook.whole,
-        changes=_changes(evidence.tracker),
+        rss_source=evidence.rss_source,
+        changes=_changes(evidence.tracker) if evidence.rss_source == "rss-stat" else (),
         changes_complete=evidence.changes_complete,
         overhead=evidence.overhead,
         losses=evidence.losses,
-        notes=(*evidence.notes, *_remarks(evidence, stacks, book)),
+        notes=(*evidence.notes, *_remarks(evidence, books, stacks, book)),
     )
     off = discrepancy(report)
     return replace(report, notes=(off, *report.notes)) if off else report
@@ -239,9 +242,16 @@ def _survival(evidence: Evidence) -> dict[int, float]:
     return {stack: min(1.0, live.get(stack, 0) / size) for stack, size in halfway.live.items() if size > 0}
 
 
-def _remarks(evidence: Evidence, stacks: tuple[StackGrowth, ...], book: StackBook) -> list[str]:
+def _remarks(evidence: Evidence, books: Books, stacks: tuple[StackGrowth, ...], book: StackBook) -> list[str]:
     remarks: list[str] = []
     counters = evidence.counters
+    if evidence.rss_source == "faults":
+        remarks.append(
+            "RSS changes were learnt from page faults, not from the kernel's counters (kmem:rss_stat): the stacks of "
+            f"what was faulted in are estimates; {_quality(books)}"
+        )
+    if evidence.rss_source == "none":
+        remarks.append("RSS changes were not traced: growth of memory mapped before the window has no stack")
     shared = counters["faults_in_run"]
     if shared > _SHARED_STACKS * (shared + counters["fault_stacks"]):
         remarks.append(
@@ -261,6 +271,14 @@ def _remarks(evidence: Evidence, stacks: tuple[StackGrowth, ...], book: StackBoo
             f"{plural(counters['frees_unknown'], 'block')} from before the window freed: their size is not known"
         )
     return remarks
+
+
+def _quality(books: Books) -> str:
+    """How good the estimates are: how far the faults seen were from the growth that they stand for."""
+    counted, grown = books.fault_estimate
+    if not grown:
+        return "no memory of that kind grew"
+    return f"faults of {human_bytes(counted)} were seen where {human_bytes(grown)} became resident"
 
 
 def _untracked(totals: Mapping[int, Totals], book: StackBook) -> list[str]:

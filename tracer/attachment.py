@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Self
 
 from tracer.heap.discovery import Discovery, FoundImage
+from tracer.model.report import RssSource
 from tracer.model.vma import Vma
 from tracer.probes.holder import ProbeHolder
 from tracer.probes.malloc import MallocProbes
@@ -28,7 +29,13 @@ class Attachment:
     """Attaches when entered and detaches when left. ``notes`` grows with what the user should know."""
 
     def __init__(
-        self, program: Program, holder: ProbeHolder, pid: int, sizes: UnwindSizes, say: Callable[[str], None]
+        self,
+        program: Program,
+        holder: ProbeHolder,
+        pid: int,
+        sizes: UnwindSizes,
+        say: Callable[[str], None],
+        rss_source: RssSource = "rss-stat",
     ) -> None:
         self.resolver = Resolver(
             pid, lines=LineReader.available(), debuginfod=Debuginfod.from_environment(os.environ, say)
@@ -40,6 +47,7 @@ class Attachment:
         self._pid = pid
         self._sizes = sizes
         self._say = say
+        self._wanted_source = rss_source
         self._discovery = Discovery(pid)
         self._trampoline_known = False
         self._stack = ExitStack()
@@ -49,7 +57,7 @@ class Attachment:
         with ExitStack() as stack:
             stack.callback(self.resolver.close)
             self._unwinding = stack.enter_context(UnwindTables(self._program, self._pid, self._sizes))
-            self._tracepoints = attach_tracepoints(self._program)
+            self._tracepoints = attach_tracepoints(self._program, self._wanted_source)
             stack.callback(self._tracepoints.close)
             self.notes += self._tracepoints.missing
             self._malloc = MallocProbes(self._program, self._holder, self._pid)
@@ -64,8 +72,8 @@ class Attachment:
         self._stack.close()
 
     @property
-    def has_rss_source(self) -> bool:
-        """Whether changes of the RSS counters are traced."""
+    def rss_source(self) -> RssSource:
+        """How changes of RSS are traced."""
         return self._tracepoints.rss_source
 
     @property

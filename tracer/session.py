@@ -11,7 +11,7 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from tracer.assemble import Evidence, assemble
@@ -24,6 +24,7 @@ from tracer.model.report import Overhead, Report
 from tracer.model.resident import ResidentPages
 from tracer.model.tracker import Tracker
 from tracer.model.vma import Snapshot
+from tracer.options import Options
 from tracer.probes import consumer
 from tracer.probes.holder import ProbeHolder
 from tracer.probes.layout import Control, Event, EventKind, Settings, Totals
@@ -50,14 +51,6 @@ _MAX_SNAPSHOT_SECONDS = 0.1
 _MAX_PAGEMAP_READ = 4 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the user asked for; times in seconds, None for until Ctrl-C."""
-
-    duration: float | None = None
-    interval: float = 1.0
-
-
 class Session:
     """Traces one process with a program compiled for it, which it closes.
 
@@ -79,7 +72,7 @@ class Session:
         self._program = program
         self._say = say
         self._stop_requested = stop_requested
-        self._attachment = Attachment(program, holder, target.pid, sizes, say)
+        self._attachment = Attachment(program, holder, target.pid, sizes, say, options.rss_source)
         self._tracker = Tracker()
         self._history = History()
         self._code_changed = False
@@ -117,7 +110,13 @@ class Session:
         self._rss_seed = read_counters(self._target.pid)
         consumer.seed_rss(self._program, self._rss_seed)
         self._program.seed_control(Control(brk=end, heap_start=start))
-        self._program.set_settings(Settings(enabled=1, heap_is_known=int(bool(self._attachment.probed))))
+        self._program.set_settings(
+            Settings(
+                enabled=1,
+                heap_is_known=int(bool(self._attachment.probed)),
+                count_faults=int(self._attachment.rss_source == "faults"),
+            )
+        )
         self._window_start(plan)
         if not self._attachment.probed:
             self._attachment.note(
@@ -325,6 +324,7 @@ class Session:
             counters=counters,
             losses=self._losses(counters),
             notes=[*self._attachment.notes, *self._attachment.failures],
+            rss_source=self._attachment.rss_source,
             changes_complete=self._saw_all_changes(end, counters),
             overhead=Overhead(
                 target_share=None,
@@ -339,7 +339,7 @@ class Session:
     def _saw_all_changes(self, end: Snapshot, counters: dict[str, int]) -> bool:
         """Whether the changes of RSS that were traced are those between the two snapshots: no more, no less."""
         return (
-            self._attachment.has_rss_source
+            self._attachment.rss_source == "rss-stat"
             and self._rss_seed == self._start.counters
             and consumer.last_rss(self._program) == end.counters
             and not counters["rss_unseeded"]
@@ -355,7 +355,9 @@ class Session:
                 f"the process has ended: its VMAs are those of {human_seconds(age / 1e9)} before, its RSS the last "
                 "that the kernel told"
             )
-            last = consumer.last_rss(self._program) if self._attachment.has_rss_source else self._latest.counters
+            last = (
+                consumer.last_rss(self._program) if self._attachment.rss_source == "rss-stat" else self._latest.counters
+            )
             return replace(self._latest, counters=last, time_ns=time.monotonic_ns())
         self._program.consume()
         self._check_model(snapshot)

@@ -23,6 +23,7 @@ from tracer import __version__, target
 from tracer.cli import attach as attach_module
 from tracer.cli import main as main_module
 from tracer.errors import KernelError, PrivilegeError, TargetError, UsageError
+from tracer.options import Options
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 1 << 22  # one more than the highest pid there can be (include/linux/threads.h)
@@ -146,18 +147,18 @@ def test_the_module_is_the_command() -> None:
 )
 def test_the_pid_and_options_in_any_order(run: Run, tracing: Tracing, arguments: list[str]) -> None:
     assert run(*arguments).code == 0
-    assert (tracing.asked["target"].pid, tracing.asked["duration"]) == (1234, 5.0)
+    assert (tracing.asked["target"].pid, tracing.asked["options"].duration) == (1234, 5.0)
 
 
 def test_defaults(run: Run, tracing: Tracing) -> None:
     assert run("1234").code == 0
     asked = tracing.asked
-    assert (asked["duration"], asked["interval"], asked["max_live"]) == (None, 1.0, 1 << 20)
+    assert (asked["options"], asked["max_live"]) == (Options(None, 1.0, "rss-stat"), 1 << 20)
 
 
 def test_options_are_passed_on(run: Run, tracing: Tracing) -> None:
     assert run("1234", "-i", "0.5", "--max-live", "2048").code == 0
-    assert (tracing.asked["interval"], tracing.asked["max_live"]) == (0.5, 2048)
+    assert (tracing.asked["options"].interval, tracing.asked["max_live"]) == (0.5, 2048)
 
 
 def test_the_report_goes_to_standard_output(run: Run, tracing: Tracing) -> None:

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from tracer.errors import KernelError
+from tracer.model.report import RssSource
 from tracer.probes import kernel, tracepoints
 from tracer.probes.program import Program
 from tracer.probes.tracepoints import Tracepoints, attach_tracepoints, rss_stat_layout_matches
@@ -121,7 +122,9 @@ Attach = Callable[..., Tracepoints]
 
 @pytest.fixture
 def attach(monkeypatch: pytest.MonkeyPatch) -> Attach:
-    def attach_to(machine: Kernel, described: str = FORMAT, refused: str = "") -> Tracepoints:
+    def attach_to(
+        machine: Kernel, described: str = FORMAT, refused: str = "", wanted: RssSource = "rss-stat"
+    ) -> Tracepoints:
         def event() -> tuple[str, int]:
             machine.need("tracefs")
             return described, 646
@@ -129,7 +132,7 @@ def attach(monkeypatch: pytest.MonkeyPatch) -> Attach:
         monkeypatch.setattr(tracepoints, "_rss_stat_event", event)
         monkeypatch.setattr(kernel, "open_raw_tracepoint", lambda name, _fd: machine.open(name))
         monkeypatch.setattr(kernel, "open_tracepoint", lambda _fd, number: machine.open(f"event {number}"))
-        return attach_tracepoints(cast(Program, FakeProgram(refused)))
+        return attach_tracepoints(cast(Program, FakeProgram(refused)), wanted)
 
     return attach_to
 
@@ -141,7 +144,7 @@ def open_descriptors() -> int:
 def test_all_are_attached_and_given_back(attach: Attach) -> None:
     before, machine = open_descriptors(), Kernel()
     attached = attach(machine)
-    assert attached.rss_source and attached.missing == []
+    assert attached.rss_source == "rss-stat" and attached.missing == []
     assert {"sys_enter", "sys_exit", "sched_process_exec", "event 646", "page_fault_user"} <= set(machine.attached)
     assert machine.attached.index("sys_exit") < machine.attached.index("sys_enter")
     assert machine.attached.index("page_fault_user") < machine.attached.index("event 646")
@@ -153,40 +156,52 @@ def test_all_are_attached_and_given_back(attach: Attach) -> None:
 
 @pytest.mark.parametrize(
     ("lacks", "words"),
-    [("tracefs", "rss_stat is missing (No such file"), ("event 646", "rss_stat cannot be attached (No such file")],
+    [("tracefs", "rss_stat cannot be used here (No such file"), ("event 646", "rss_stat cannot be used here (No such")],
 )
 def test_a_kernel_without_rss_stat_is_traced_all_the_same(attach: Attach, lacks: str, words: str) -> None:
     machine = Kernel(lacks)
     attached = attach(machine)
-    assert not attached.rss_source and "sys_enter" in machine.attached
+    assert attached.rss_source == "faults" and "sys_enter" in machine.attached
     (missing,) = attached.missing
-    assert words in missing and "no RSS growth by fault stack" in missing
+    assert words in missing and "page faults stand in for it" in missing
     attached.close()
 
 
 def test_an_unknown_layout_is_not_read(attach: Attach) -> None:
     machine = Kernel()
     attached = attach(machine, FORMAT.replace("offset:24", "offset:20"))
-    assert not attached.rss_source and "event 646" not in machine.attached
-    assert "unknown layout" in attached.missing[0]
+    assert attached.rss_source == "faults" and "event 646" not in machine.attached
+    assert "its layout is unknown" in attached.missing[0]
     attached.close()
 
 
 def test_faults_without_an_address(attach: Attach) -> None:
     attached = attach(Kernel("page_fault_user"))
-    assert attached.rss_source and "page_fault_user is missing" in attached.missing[0]
+    assert attached.rss_source == "rss-stat" and "page_fault_user is missing" in attached.missing[0]
     attached.close()
 
 
 def test_fault_programs_that_the_kernel_refuses(attach: Attach) -> None:
     attached = attach(Kernel(), refused="on_page_fault")
-    assert not attached.rss_source and "on_page_fault" in attached.missing[0]
+    assert attached.rss_source == "none" and "on_page_fault" in attached.missing[0]
     attached.close()
 
 
 def test_an_rss_program_that_the_kernel_refuses(attach: Attach) -> None:
     attached = attach(Kernel(), refused="on_rss_stat")
-    assert not attached.rss_source and "on_rss_stat" in attached.missing[0]
+    assert attached.rss_source == "faults" and "on_rss_stat" in attached.missing[0]
+    attached.close()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [("rss-stat", {"event 646", "page_fault_user"}), ("faults", {"page_fault_user"}), ("none", set())],
+)
+def test_the_source_of_rss_changes_can_be_chosen(attach: Attach, wanted: RssSource, expected: set[str]) -> None:
+    machine = Kernel()
+    attached = attach(machine, wanted=wanted)
+    assert attached.rss_source == wanted and attached.missing == []
+    assert {"event 646", "page_fault_user"} & set(machine.attached) == expected
     attached.close()
 
 

@@ -11,7 +11,8 @@ import click
 
 if TYPE_CHECKING:
     from tracer.cli.stopping import StopSignals
-    from tracer.model.report import Report
+    from tracer.model.report import Report, RssSource
+    from tracer.options import Options
     from tracer.probes.program import Program
     from tracer.target import TargetInfo
     from tracer.unwind.access import UnwindSizes
@@ -62,6 +63,13 @@ class _Seconds(click.FloatRange):
 )
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option(
+    "--rss-source",
+    type=click.Choice(["rss-stat", "faults", "none"]),
+    default="rss-stat",
+    show_default=True,
+    help="Where changes of RSS are learnt: the kernel's counters (exact), page faults (estimates), or not at all.",
+)
+@click.option(
     "--max-live",
     type=click.IntRange(min=1024, max=1 << 26),
     default=1 << 20,
@@ -78,6 +86,7 @@ def attach(
     as_json: bool,
     output: Path | None,
     force: bool,
+    rss_source: RssSource,
     max_live: int,
 ) -> None:
     """Trace process PID: which call stacks make it grow.
@@ -91,6 +100,7 @@ def attach(
     from tracer.cli.output import ReportFile, write_to_stdout
     from tracer.cli.stopping import StopSignals
     from tracer.errors import MemtraceError
+    from tracer.options import Options
     from tracer.target import check_privileges, check_target
 
     target = check_target(pid)
@@ -98,7 +108,7 @@ def attach(
     file = ReportFile(output, force=force) if output else None
     try:
         with StopSignals() as signals:
-            report = _trace(target, duration, interval, max_live, signals)
+            report = _trace(target, Options(duration, interval, rss_source), max_live, signals)
 
             def render(out: TextIO) -> None:
                 _render(report, out, as_json=as_json, top=top, allocator_frames=allocator_frames)
@@ -116,7 +126,7 @@ def attach(
             file.discard()
 
 
-def _trace(target: TargetInfo, duration: float | None, interval: float, max_live: int, signals: StopSignals) -> Report:
+def _trace(target: TargetInfo, options: Options, max_live: int, signals: StopSignals) -> Report:
     import os
     from concurrent.futures import ThreadPoolExecutor
 
@@ -128,10 +138,10 @@ def _trace(target: TargetInfo, duration: float | None, interval: float, max_live
         with ThreadPoolExecutor(max_workers=1) as compiler:
             loading = compiler.submit(_compile, target.pid, max_live)
             from tracer.report.live import GuardedView, open_view
-            from tracer.session import Options, Session
+            from tracer.session import Session
 
             program, sizes = loading.result()
-        session = Session(target, Options(duration, interval), program, holder, sizes, _say, signals.requested)
+        session = Session(target, options, program, holder, sizes, _say, signals.requested)
         return session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
     finally:
         holder.close()

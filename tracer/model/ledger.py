@@ -31,7 +31,8 @@ class Books:
 
     ``between_reads`` is the difference of the two: what changed between reading the VMAs and the counters.
     ``resident_by_stack`` holds what of each stack's memory is resident, keyed by
-    (``live`` or ``faulted``, stack) and (``mapped``, origin).
+    (``live`` or ``faulted``, stack) and (``mapped``, origin). ``fault_estimate``: bytes of page faults seen, and of the
+    growth that they stand for, where they are an estimate.
     """
 
     rows: tuple[LedgerRow, ...]
@@ -39,6 +40,7 @@ class Books:
     vmas: tuple[VmaGrowth, ...]
     between_reads: int
     resident_by_stack: Mapping[tuple[str, int], int]
+    fault_estimate: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,17 @@ def close_books(
     resident: ResidentPages,
     *,
     allocators_traced: bool = True,
+    faults_are_estimates: bool = False,
 ) -> Books:
     """Split the growth between two snapshots.
 
     ``classes`` and ``start_classes`` map the start address of each VMA of the end and of the start snapshot to its
     class. ``tracker`` was seeded from the start snapshot. ``resident`` tells which pages were resident at the end.
+    With ``faults_are_estimates`` the faults of a range say whose its growth is, in proportion, but not how much it is.
     """
-    books = _Bookkeeper(start, end, classes, start_classes, tracker, blocks, resident, allocators_traced)
+    books = _Bookkeeper(
+        start, end, classes, start_classes, tracker, blocks, resident, allocators_traced, faults_are_estimates
+    )
     return books.close()
 
 
@@ -99,8 +105,11 @@ class _Bookkeeper:
         blocks: Blocks,
         resident: ResidentPages,
         allocators_traced: bool,
+        faults_are_estimates: bool,
     ) -> None:
         self._allocators_traced = allocators_traced
+        self._faults_are_estimates = faults_are_estimates
+        self._estimate = [0, 0]
         self._start = start
         self._end = end
         self._classes = classes
@@ -161,6 +170,7 @@ class _Bookkeeper:
             vmas=tuple(sorted(vmas, key=lambda vma: (-abs(vma.growth), vma.vma.start))),
             between_reads=between,
             resident_by_stack=dict(self._resident),
+            fault_estimate=(self._estimate[0], self._estimate[1]),
         )
 
     def _book_vma(self, usage: VmaUsage, seeds: Sequence[int]) -> VmaGrowth:
@@ -270,7 +280,7 @@ class _Bookkeeper:
     def _book_faulted(self, vma_class: str, index: int, origin: Origin, grown: int) -> int:
         rest = grown
         if origin.kind in ("seed", "opened"):
-            for stack, amount in self._faults[index].items():
+            for stack, amount in self._faults_of(index, grown).items():
                 self._accounts.book(vma_class, "faulted", amount, stack)
                 self._resident[("faulted", stack)] += amount
                 rest -= amount
@@ -278,6 +288,18 @@ class _Bookkeeper:
         cause = "unexplained" if rest > 0 else "unmapped" if self._lost_part(index, origin) else "released"
         self._accounts.book(vma_class, cause, rest)
         return grown
+
+    def _faults_of(self, index: int, grown: int) -> Mapping[int, int]:
+        """What each stack faulted in; estimates are made to fit the growth."""
+        seen = self._faults[index]
+        counted = sum(seen.values())
+        if not self._faults_are_estimates or not counted:
+            return seen
+        self._estimate[0] += counted
+        self._estimate[1] += max(grown, 0)
+        fitted = {stack: amount * max(grown, 0) // counted for stack, amount in seen.items()}
+        fitted[max(seen, key=seen.__getitem__)] += max(grown, 0) - sum(fitted.values())
+        return fitted
 
     def _book_called(self, vma_class: str, index: int, rest: int) -> int:
         """What system calls brought in without a fault, or dropped, as far as that explains ``rest``."""

@@ -14,6 +14,8 @@ from tracer.model.rates import Rate, Trend
 from tracer.model.vma import RssCounters, Vma
 
 VerdictKind = Literal["leak", "plateau", "retention", "file-cache", "stacks", "not-growing", "unknown"]
+# Where changes of RSS are learnt: from the kernel's counters, exactly; from page faults, as an estimate; not at all.
+RssSource = Literal["rss-stat", "faults", "none"]
 StackKind = Literal["malloc", "mmap", "fault", "brk"]
 
 
@@ -147,6 +149,7 @@ class Overhead:
 class Report:
     """All that a session found. ``ledger`` sums to ``rss_end.rss - rss_start.rss``; ``rate`` is that of RSS.
 
+    ``rss_source`` says where stacks of page faults come from: ``rss-stat`` (exact), ``faults`` (estimates), ``none``.
     ``changes`` without those of swap sum to the same growth, where they are complete: all were seen, on a kernel whose
     counters are exact.
     """
@@ -166,6 +169,7 @@ class Report:
     probed: tuple[str, ...]
     sampling: Sampling = field(default_factory=Sampling)
     rate: Rate | None = None
+    rss_source: RssSource = "rss-stat"
     changes: tuple[RssMove, ...] = ()
     changes_complete: bool = False
     overhead: Overhead

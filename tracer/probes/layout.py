@@ -13,7 +13,7 @@ from typing import NamedTuple
 MAX_DEPTH = 127
 RSS_MEMBERS = ("file", "anon", "swap", "shmem")
 
-SETTINGS = struct.Struct("<2Q")
+SETTINGS = struct.Struct("<3Q")
 CONTROL = struct.Struct("<4Q")
 LIVE_KEY = struct.Struct("<QII")
 LIVE_VALUE = struct.Struct("<3Q")
@@ -96,6 +96,7 @@ class Settings(NamedTuple):
 
     enabled: int = 0
     heap_is_known: int = 0
+    count_faults: int = 0
 
 
 class Control(NamedTuple):

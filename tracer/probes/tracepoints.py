@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 from tracer.errors import KernelError
+from tracer.model.report import RssSource
 from tracer.probes import kernel
 from tracer.probes.program import Program
 
@@ -30,19 +31,25 @@ class Tracepoints:
 
     descriptors: list[int] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    rss_source: bool = False
+    rss_source: RssSource = "none"
 
     def close(self) -> None:
         """Detach. Safe to call twice."""
         kernel.close_all(self.descriptors)
 
 
-def attach_tracepoints(program: Program) -> Tracepoints:
-    """Attach all that exist here; raises KernelError only where the process's VMAs cannot be followed at all."""
+def attach_tracepoints(program: Program, wanted: RssSource = "rss-stat") -> Tracepoints:
+    """Attach all that exist here; raises KernelError only where the process's VMAs cannot be followed at all.
+
+    ``wanted`` is the best source of RSS changes to use: without kmem:rss_stat, page faults stand in for it.
+    """
     attached = Tracepoints()
     try:
         program.set_tail_call("unwind_raw_programs", program.load("unwind_raw_tracepoint", "RAW_TRACEPOINT"))
-        _attach_rss(program, attached)
+        if wanted != "none" and _attach_faults(program, attached):
+            attached.rss_source = "faults"
+            if wanted == "rss-stat" and _attach_rss_stat(program, attached):
+                attached.rss_source = "rss-stat"
         _attach_raw(program, attached)
     except BaseException:
         attached.close()
@@ -50,33 +57,36 @@ def attach_tracepoints(program: Program) -> Tracepoints:
     return attached
 
 
-def _attach_rss(program: Program, attached: Tracepoints) -> None:
-    try:
-        described, event_id = _rss_stat_event()
-    except OSError as error:
-        attached.missing.append(f"kmem:rss_stat is missing ({error.strerror}): no RSS growth by fault stack")
-        return
-    if not rss_stat_layout_matches(described):
-        attached.missing.append("kmem:rss_stat has an unknown layout on this kernel: no RSS growth by fault stack")
-        return
+def _attach_faults(program: Program, attached: Tracepoints) -> bool:
     for name in _FAULTS:
         try:
             fd = kernel.open_raw_tracepoint(name, program.load("on_page_fault", "RAW_TRACEPOINT"))
         except KernelError as error:
             # bpf_task_pt_regs came with Linux 5.15.
-            attached.missing.append(f"page faults cannot be traced with stacks on this kernel: {error.cause}")
-            return
+            attached.missing.append(
+                f"page faults cannot be traced with stacks on this kernel, so RSS growth has none: {error.cause}"
+            )
+            return False
         except OSError as error:
             attached.missing.append(f"exceptions:{name} is missing ({error.strerror}): RSS changes without address")
             continue
         attached.descriptors.append(fd)
+    return True
+
+
+def _attach_rss_stat(program: Program, attached: Tracepoints) -> bool:
+    reason = None
     try:
-        attached.descriptors.append(kernel.open_tracepoint(program.load("on_rss_stat", "TRACEPOINT"), event_id))
+        described, event_id = _rss_stat_event()
+        if rss_stat_layout_matches(described):
+            attached.descriptors.append(kernel.open_tracepoint(program.load("on_rss_stat", "TRACEPOINT"), event_id))
+        else:
+            reason = "its layout is unknown"
     except (OSError, KernelError) as error:
         reason = error.cause if isinstance(error, KernelError) else error.strerror
-        attached.missing.append(f"kmem:rss_stat cannot be attached ({reason}): no RSS growth by fault stack")
-        return
-    attached.rss_source = True
+    if reason:
+        attached.missing.append(f"kmem:rss_stat cannot be used here ({reason}): page faults stand in for it")
+    return not reason
 
 
 def _attach_raw(program: Program, attached: Tracepoints) -> None:

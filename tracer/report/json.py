@@ -62,6 +62,7 @@ def to_json(report: Report) -> dict[str, Any]:
             {"cause": _text(row.cause), "member": row.member, "grew": row.grew, "shrank": row.shrank}
             for row in report.changes
         ],
+        "rss_source": report.rss_source,
         "changes_complete": report.changes_complete,
         "unexplained": report.unexplained,
         "sampling": {"interval": report.sampling.interval, "exact": report.sampling.exact},
