@@ -12,11 +12,21 @@ from types import TracebackType
 from typing import Any
 
 CHROMIUM, DRIVER = "chromium", "chromedriver"
+# Keys that type no letter, as the WebDriver standard writes them.
+ESCAPE, ENTER, HOME, LEFT, RIGHT, DOWN = "\ue00c", "\ue007", "\ue011", "\ue012", "\ue014", "\ue015"
 # A fresh profile, nothing in the background, nothing asked of any server.
 _FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --force-device-scale-factor=1"
-).split()
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--force-device-scale-factor=1",
+)
 
 
 def why_not() -> str | None:
@@ -70,6 +80,20 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script in the page returns."""
         return self.driver.execute_script(script, *arguments)
+
+    def press(self, *keys: str) -> None:
+        """Type at whatever has the focus."""
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver, duration=0).send_keys(*keys).perform()
+
+    def point(self, selector: str, right: int, down: int, *, click: bool = False) -> None:
+        """Move the pointer to so many pixels from the middle of an element, and click there if wanted."""
+        from selenium.webdriver import ActionChains
+
+        element = self.driver.find_element("css selector", selector)
+        moved = ActionChains(self.driver, duration=0).move_to_element_with_offset(element, right, down)
+        (moved.click() if click else moved).perform()
 
     def command(self, name: str, **parameters: Any) -> Any:
         """A command of the DevTools protocol."""

@@ -261,7 +261,7 @@ _RSS_COLUMNS = (("Member", ""), ("Start", "n"), ("End", "n"), ("Growth", "n"))
 
 
 def no_stacks(report: Report) -> Markup:
-    """Stands where the flame graph would: an empty picture would be taken for good news. Empty where there are stacks."""
+    """Why there is no flame graph, as an empty picture would be taken for good news; nothing where there are stacks."""
     if any(stack.bytes > 0 for stack in report.stacks):
         return Markup()
     reasons = (tag("li", reason) for reason in why_no_stacks(report))

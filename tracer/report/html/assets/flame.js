@@ -5,7 +5,7 @@ const FONT = '12px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans M
 const MIN_WIDTH = 0.5; // narrower boxes are drawn together as one
 const MODULE_COLOURS = 7;
 const KIND_COLOURS = ["malloc", "mmap", "fault", "brk"];
-const TREND_COLOURS = ["growing", "levelled-off", "steady", "unknown"];
+const TREND_COLOURS = ["growing", "levelled-off", "steady", "", "", "unknown"]; // the last in a colour that says little
 const MAJORITY = 0.9; // of a box's memory, to give it the colour of one kind
 const PRINT_WIDTH = 720;
 
@@ -61,6 +61,9 @@ class FlameView {
     this.values = this.tree.sum((stack) => (shown[stack] ? Math.max(column[stack], 0) : 0));
     this.stackCounts = this.tree.sum((stack) => (shown[stack] && column[stack] > 0 ? 1 : 0));
     this.colourNodes(shown, column);
+    $("flame-lead").textContent =
+      `Width is ${METRICS[this.state.metric].title}. Each row ${this.state.inverted ? "is called by" : "calls"} the one ` +
+      "beneath it; select a box to zoom in.";
     this.search();
   }
 
@@ -96,7 +99,7 @@ class FlameView {
     this.legend = names
       .map((name, i) => [`m${i}`, `${words(name)} ${percent(parts[i][0], this.values[0])}`, parts[i][0]])
       .filter(([, , size]) => size > 0);
-    if (this.legend.length > 1) this.legend.push(["rest", `mixed: none has ${percent(MAJORITY)}`]);
+    if (this.legend.length > 1) this.legend.push(["rest", `mixed (none has ${100 * MAJORITY} %)`]);
   }
 
   // Which functions match, and what share of the memory passes through any of them.
@@ -215,8 +218,7 @@ class FlameView {
   }
 
   write(pen, name, x, y, room, isMatch) {
-    const letters = Math.floor(room / this.letter);
-    const shown = name.length <= letters ? name : letters > 1 ? `${name.slice(0, letters - 1)}…` : "";
+    const shown = fitted(name, Math.floor(room / this.letter));
     pen.fillStyle = this.palette.get(isMatch ? "on-match" : "on-box");
     if (/^[\x20-\x7e…]*$/.test(shown)) {
       pen.fillText(shown, x, y);
@@ -252,7 +254,7 @@ class FlameView {
     const { form } = METRICS[this.state.metric];
     if (box.node === undefined) {
       const whole = this.values[box.parent];
-      return ["", `${plural(box.others, "box", "es")} too narrow to draw: ${form(box.rest)}`, percent(box.rest, whole)];
+      return ["", `${plural(box.others, "box", "es")} too narrow to draw: ${form(box.rest)}`, `${percent(box.rest, whole)} of their parent`];
     }
     const value = this.values[box.node];
     const place = box.node ? modulePath(this.tree.fn[box.node]) : "";
@@ -271,6 +273,12 @@ class FlameView {
     this.status(this.boxOf(node) || { node });
   }
 
+  // The largest of the boxes that are too narrow to draw.
+  largestOf({ parent, others }) {
+    const { large } = this.tree.children(parent, this.values, 0);
+    return large[large.length - others];
+  }
+
   status(box) {
     const [place, name, figures] = this.facts(box);
     $("flame-status").replaceChildren(
@@ -280,15 +288,13 @@ class FlameView {
     );
   }
 
-  // -- what users do ----------------------------------------------------------------------------------------------
-
   listen() {
     const { canvas, scroller } = this;
     canvas.addEventListener("pointermove", (event) => this.point(event));
     canvas.addEventListener("pointerleave", () => this.point(null));
     canvas.addEventListener("click", (event) => {
       const box = this.boxAt(event);
-      if (box) this.zoomTo(box.node ?? box.parent);
+      if (box) this.zoomTo(box.node ?? this.largestOf(box));
     });
     scroller.addEventListener("keydown", (event) => this.key(event));
     scroller.addEventListener("focus", () => this.draw());
@@ -403,6 +409,15 @@ class FlameView {
     this.layout(PRINT_WIDTH);
     this.draw(true);
   }
+}
+
+// As much of a name as so many letters show. Of a qualified one the end tells most.
+function fitted(name, letters) {
+  if (name.length <= letters) return name;
+  for (let at = name.indexOf("::"); at >= 0; at = name.indexOf("::", at + 2)) {
+    if (name.length - at - 1 <= letters) return `…${name.slice(at + 2)}`;
+  }
+  return letters > 1 ? `${name.split("::").pop().slice(0, letters - 1)}…` : "";
 }
 
 // A test of names for what was typed: a regular expression, or what is none as plain text.

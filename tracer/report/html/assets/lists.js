@@ -6,7 +6,7 @@ const CLASS_STACKS = 8;
 const figure = (value, shown) => element("span", { title: bytesTitle(value) }, shown);
 const word = (content) => element("span", { class: "word" }, content);
 
-function stackList(showInGraph) {
+function stackList(showInGraph, opened) {
   const kindAndClass = (row) => `${kindName(row)} in ${text(STACKS.class[row])}`;
   const freed = (row) => STACKS.freed_count[row] / STACKS.allocated_count[row];
   const columns = [
@@ -31,10 +31,13 @@ function stackList(showInGraph) {
     `${framesOf(row).map((frame) => `${fullName(FRAMES.function[frame])} ${modulePath(FRAMES.function[frame])}`).join(" ")} ` +
     `${kindAndClass(row)} ${trendName(row)} ${STACKS.id[row]}`;
   const detail = (row) => stackDetail(row, showInGraph);
-  return new List({ name: "stacks", noun: "stack", count: STACK_COUNT, columns, detail, haystack, sorted: 0 });
+  return new List({ name: "stacks", noun: "stack", count: STACK_COUNT, columns, detail, haystack, sorted: 0, onOpen: opened });
 }
 
-const held = (row) => figure(STACKS.bytes[row], humanBytes(STACKS.bytes[row]));
+function held(row) {
+  const error = STACKS.error[row] ? element("small", { class: "dim" }, ` ±${humanBytes(STACKS.error[row])}`) : null;
+  return element("span", {}, figure(STACKS.bytes[row], humanBytes(STACKS.bytes[row])), error);
+}
 
 function trendCell(row) {
   const name = text(STACKS.trend[row]);
@@ -43,7 +46,8 @@ function trendCell(row) {
 
 function stackCell(row) {
   const first = framesOf(row)[STACKS.culprit[row]];
-  const place = first === undefined ? "" : placeOf(first).split("/").slice(-2).join("/");
+  const parts = first === undefined ? -1 : FRAMES.file[first] < 0 ? -1 : -2; // a module's name, or a file's with its folder
+  const place = first === undefined ? "" : placeOf(first).split("/").slice(parts).join("/");
   const cell = element("span", { class: "stack name code" }, element("b", {}, stackLabel(row, 1)));
   const callers = stackLabel(row, 5).slice(stackLabel(row, 1).length);
   if (callers) cell.append(element("span", { class: "dim" }, callers));
@@ -81,30 +85,34 @@ function stackDetail(row, showInGraph) {
   );
 }
 
+// Columns in which no frame of the stack has anything are left out.
+const FRAME_COLUMNS = [
+  { title: "Function", style: "name code", of: (frame) =>
+      fullName(FRAMES.function[frame]) +
+      (FRAMES.distance[frame] ? `+0x${hex(FRAMES.distance[frame])}` : "") +
+      (FRAMES.inlined[frame] ? " [inlined]" : "") },
+  { title: "Source", style: "name code", of: (frame) => (FRAMES.file[frame] < 0 ? "" : placeOf(frame)) },
+  { title: "Module", style: "name code", of: (frame) =>
+      `${modulePath(FRAMES.function[frame]) || "(no module)"}+0x${hex(FRAMES.offset[frame])}` },
+  { title: "Build ID", style: "name code build", of: (frame) => buildId(FRAMES.function[frame]) },
+];
+
+const buildId = (fn) => (FUNCTIONS.module[fn] < 0 ? "" : text(MODULES.build_id[FUNCTIONS.module[fn]]));
+
 function framesTable(row) {
-  const head = ["", "Function", "Source", "Module", "Build ID"].map((title) => element("th", { scope: "col" }, title));
-  const lines = framesOf(row).map((frame, index) => {
-    const fn = FRAMES.function[frame];
+  const frames = framesOf(row);
+  const columns = FRAME_COLUMNS.filter(({ of }) => frames.some((frame) => of(frame)));
+  const head = columns.map(({ title }) => element("th", { scope: "col" }, title));
+  const lines = frames.map((frame, index) => {
     const style = index === STACKS.culprit[row] ? "culprit" : index < STACKS.folded[row] ? "dim" : null;
-    const module = modulePath(fn);
-    const build = FUNCTIONS.module[fn] < 0 ? "" : text(MODULES.build_id[FUNCTIONS.module[fn]]);
-    const file = text(FRAMES.file[frame]);
-    const distance = FRAMES.distance[frame] ? `+0x${hex(FRAMES.distance[frame])}` : "";
-    return element(
-      "tr",
-      { class: style },
-      element("td", { class: "n" }, String(index)),
-      element("td", { class: "name code" }, `${fullName(fn)}${distance}`, FRAMES.inlined[frame] ? " [inlined]" : ""),
-      element("td", { class: "name code" }, file ? placeOf(frame) : ""),
-      element("td", { class: "name code" }, `${module || "(no module)"}+0x${hex(FRAMES.offset[frame])}`),
-      element("td", { class: "name code build" }, build),
-    );
+    const cells = columns.map(({ of, style: kind }) => element("td", { class: kind }, of(frame)));
+    return element("tr", { class: style }, element("td", { class: "n" }, String(index)), ...cells);
   });
   return element(
     "table",
     { class: "frames" },
     element("caption", {}, "Innermost frame first; bold is the one to look at, pale are the allocator's own"),
-    element("thead", {}, element("tr", {}, ...head)),
+    element("thead", {}, element("tr", {}, element("th"), ...head)),
     element("tbody", {}, ...lines),
   );
 }

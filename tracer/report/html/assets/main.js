@@ -164,11 +164,15 @@ function main() {
   $("flame-panel").hidden = !STACK_COUNT;
   buildControls();
   const view = STACK_COUNT ? flameGraph() : null;
-  const stacks = stackList((row) => {
+  const inGraph = (row) => {
     // The stack's own box: its innermost frame, or, inverted, its outermost.
     view.zoomTo(view.tree.leaf[row]);
     $("graph").scrollIntoView();
     $("flame").focus({ preventScroll: true });
+  };
+  const stacks = stackList(inGraph, (row) => {
+    opened = row === null ? null : STACKS.id[row];
+    writeAddress(view);
   });
   const vmas = vmaList();
   describeLists();
@@ -176,12 +180,20 @@ function main() {
     const { zoom, stack } = readAddress();
     showControls();
     if (view) view.rebuild(zoom);
-    opened = stack;
-    if (stack && STACKS.id.includes(stack)) stacks.reveal(STACKS.id.indexOf(stack));
+    reveal(stack);
+  };
+  const reveal = (stack) => {
+    opened = STACKS.id.includes(stack) ? stack : null;
+    if (opened) stacks.reveal(STACKS.id.indexOf(stack), stack);
   };
   show();
   addEventListener("hashchange", () => {
-    if (location.hash.includes("=") && location.hash !== written) show();
+    const link = /^#s=([^&]*)$/.exec(location.hash);
+    if (link) {
+      // A link within the page to a stack: all else stays as it is.
+      reveal(link[1]);
+      writeAddress(view);
+    } else if (location.hash.includes("=") && location.hash !== written) show();
   });
   listenToKeys();
   themeButton(() => {

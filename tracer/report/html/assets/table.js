@@ -3,12 +3,12 @@
 const FIRST_ROWS = 20;
 const MORE_ROWS = 100;
 const ALL_ROWS = 2000; // more of them at once would hold up the browser
-const PRINT_ROWS = 500;
+const PRINT_ROWS = 200;
 
 class List {
   // columns: {title, key(row), cell(row) -> Node or text, style, start: 1 or -1, the direction to sort first}
-  constructor({ name, noun, count, columns, detail, haystack, sorted }) {
-    Object.assign(this, { name, noun, count, columns, detail, haystack });
+  constructor({ name, noun, count, columns, detail, haystack, sorted, onOpen = () => {} }) {
+    Object.assign(this, { name, noun, count, columns, detail, haystack, onOpen });
     this.table = $(`${name}-table`);
     this.more = $(`${name}-more`);
     this.opened = new Set();
@@ -17,10 +17,8 @@ class List {
     this.query = "";
     this.body = element("tbody");
     this.table.append(element("thead", {}, this.head()), this.body);
-    $(`${name}-filter`).addEventListener("input", (event) => {
-      this.query = event.target.value.toLowerCase();
-      this.refresh();
-    });
+    this.filter = $(`${name}-filter`);
+    this.filter.addEventListener("input", () => this.find(this.filter.value));
     this.table.hidden = $(`${name}-controls`).hidden = !count;
     this.sort(sorted, columns[sorted].start);
   }
@@ -45,6 +43,12 @@ class List {
       const order = at === index ? (direction > 0 ? "ascending" : "descending") : "none";
       button.parentElement.setAttribute("aria-sort", order);
     });
+    this.refresh();
+  }
+
+  find(query) {
+    if (this.filter.value !== query) this.filter.value = query;
+    this.query = query.toLowerCase();
     this.refresh();
   }
 
@@ -80,17 +84,18 @@ class List {
 
   toggle(row) {
     if (!this.opened.delete(row)) this.opened.add(row);
+    this.onOpen(this.opened.has(row) ? row : null);
     const had = this.body.contains(document.activeElement);
     this.render();
     if (had) this.body.querySelector(`[data-row="${row}"] button`)?.focus();
   }
 
-  // Opens one row and brings it into sight, whatever was filtered before.
-  reveal(row) {
-    this.query = $(`${this.name}-filter`).value = "";
+  // Opens one row and brings it into sight, whatever was filtered before; a row far down by the filter `mark`.
+  reveal(row, mark) {
     this.opened.add(row);
-    this.refresh();
-    this.limit = Math.max(this.limit, Math.min(this.order.indexOf(row) + 1, ALL_ROWS));
+    this.find("");
+    if (this.order.indexOf(row) >= ALL_ROWS) this.find(mark);
+    this.limit = Math.max(this.limit, this.order.indexOf(row) + 1);
     this.render();
     this.body.querySelector(`[data-row="${row}"]`)?.scrollIntoView({ block: "center" });
   }
