@@ -169,6 +169,19 @@ def test_keys_move_zoom_and_reset(show: Show) -> None:
     assert text(browser, "#flame-status").startswith("all stacks")
 
 
+def test_a_deep_stack_scrolls_within_its_frame(show: Show) -> None:
+    deep = stack("01", MIB, frames=tuple(frame(f"f{depth}") for depth in range(120, 0, -1)))
+    browser = show(sample_report(stacks=(deep,)))
+    browser.run("document.getElementById('flame').focus()")
+    browser.press(*[DOWN] * 100)
+    assert text(browser, "#flame-status").startswith("f100 ")
+    assert browser.run("return document.getElementById('flame').scrollTop") > 40 * ROW
+    # What the pointer meets in the last row in sight is what stands there.
+    top = browser.run("return document.getElementById('flame').scrollTop")
+    point_at(browser, 5, 0.5)
+    assert text(browser, "#flame-status").startswith(f"f{int((top + 5.5 * ROW) // ROW)} ")
+
+
 def test_search_says_what_share_matches_and_marks_the_boxes(show: Show) -> None:
     browser = show(two_branches())
     browser.press("/", "leak_[ab]|malloc")

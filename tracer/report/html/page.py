@@ -23,7 +23,17 @@ from tracer.report.html.payload import payload
 from tracer.report.text import TextReport
 
 # In this order they make one script: units first, what uses them later.
-_SCRIPTS = ("units.js", "data.js", "flametree.js", "flame.js", "chart.js", "table.js", "lists.js", "main.js")
+_SCRIPTS = (
+    "units.js",
+    "data.js",
+    "flametree.js",
+    "flame.js",
+    "flameinput.js",
+    "chart.js",
+    "table.js",
+    "lists.js",
+    "main.js",
+)
 _TEXT_WIDTH = 100
 _TEXT_TOP = 20
 

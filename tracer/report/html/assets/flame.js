@@ -1,4 +1,4 @@
-// The flame graph on a canvas: layout, drawing, zoom, search, pointer and keyboard.
+// The flame graph on a canvas: colours, search, layout, drawing, zoom.
 
 const ROW = 20;
 const FONT = '12px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace';
@@ -42,7 +42,7 @@ class FlameView {
     this.zoom = 0;
     this.focus = 0;
     this.hover = null;
-    this.listen();
+    new FlameInput(this);
   }
 
   // Everything from the state on; a zoom that is kept stays where its stack is.
@@ -288,56 +288,6 @@ class FlameView {
     );
   }
 
-  listen() {
-    const { canvas, scroller } = this;
-    canvas.addEventListener("pointermove", (event) => this.point(event));
-    canvas.addEventListener("pointerleave", () => this.point(null));
-    canvas.addEventListener("click", (event) => {
-      const box = this.boxAt(event);
-      if (box) this.zoomTo(box.node ?? this.largestOf(box));
-    });
-    scroller.addEventListener("keydown", (event) => this.key(event));
-    scroller.addEventListener("focus", () => this.draw());
-    scroller.addEventListener("blur", () => this.draw());
-    scroller.addEventListener("scroll", () => this.draw());
-    new ResizeObserver(() => {
-      if (this.tree && scroller.clientWidth && scroller.clientWidth !== this.width) this.layout();
-      else if (this.tree) this.draw();
-    }).observe(scroller);
-  }
-
-  boxAt(event) {
-    const place = this.canvas.getBoundingClientRect();
-    const x = event.clientX - place.left;
-    const y = event.clientY - place.top + this.scroller.scrollTop;
-    const row = this.rows[Math.floor(y / ROW)] || [];
-    return row.find((box) => x >= box.x && x < box.x + box.w) || null;
-  }
-
-  point(event) {
-    const box = event && this.boxAt(event);
-    const tip = $("tip");
-    tip.hidden = !box;
-    if (box !== this.hover) {
-      this.hover = box;
-      this.draw();
-      if (box) this.status(box);
-      else this.describe(this.focus);
-    }
-    this.canvas.style.cursor = box ? "pointer" : "default";
-    if (!box) return;
-    const [place, name, figures] = this.facts(box);
-    tip.replaceChildren(
-      element("b", { class: "code" }, name),
-      element("span", { class: "name dim" }, place),
-      element("span", {}, figures),
-    );
-    tip.style.left = `${Math.max(8, Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 12))}px`;
-    const below = event.clientY + 18;
-    const fits = below + tip.offsetHeight < window.innerHeight;
-    tip.style.top = `${fits ? below : event.clientY - tip.offsetHeight - 12}px`;
-  }
-
   zoomTo(node) {
     this.zoom = node;
     this.focus = node;
@@ -349,52 +299,6 @@ class FlameView {
     this.draw();
     this.describe(node);
     this.changed();
-  }
-
-  key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const moves = {
-      ArrowDown: () => this.move(this.tree.children(this.focus, this.values, 0).large[0]),
-      ArrowUp: () => this.move(this.tree.parent[this.focus]),
-      ArrowLeft: () => this.move(this.sibling(-1)),
-      ArrowRight: () => this.move(this.sibling(1)),
-      Enter: () => this.zoomTo(this.focus),
-      " ": () => this.zoomTo(this.focus),
-      Escape: () => this.escape(),
-      Home: () => this.zoomTo(0),
-    };
-    if (!moves[event.key]) return;
-    event.preventDefault();
-    moves[event.key]();
-  }
-
-  escape() {
-    if (this.zoom) this.zoomTo(this.tree.parent[this.zoom]);
-    else this.changed("");
-  }
-
-  sibling(step) {
-    const parent = this.tree.parent[this.focus];
-    if (parent < 0) return undefined;
-    const { large } = this.tree.children(parent, this.values, 0);
-    return large[large.indexOf(this.focus) + step];
-  }
-
-  move(node) {
-    if (node === undefined || node < 0) return;
-    this.focus = node;
-    const box = this.boxOf(node);
-    // What has no box here: the view follows it.
-    if (!box) {
-      this.zoom = this.tree.parent[node];
-      this.layout();
-    }
-    const top = this.tree.depth[node] * ROW;
-    const { scrollTop, clientHeight } = this.scroller;
-    if (top < scrollTop) this.scroller.scrollTop = top;
-    else if (top + ROW > scrollTop + clientHeight) this.scroller.scrollTop = top + ROW - clientHeight;
-    this.draw();
-    this.describe(node);
   }
 
   // On paper: all rows, at the width of a page.

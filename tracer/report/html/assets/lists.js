@@ -18,7 +18,9 @@ function stackList(showInGraph, opened) {
       hint: "mean over the window" },
     { title: "Call stack", key: (row) => stackLabel(row), cell: (row) => stackCell(row), style: "wide", start: 1,
       hint: "from the frame to look at first, then its callers" },
-    { title: "Blocks", key: (row) => STACKS.count[row], cell: (row) => humanCount(STACKS.count[row]), style: "n opt", start: -1,
+    // Of page faults only the bytes are counted.
+    { title: "Blocks", key: (row) => STACKS.count[row], style: "n opt", start: -1,
+      cell: (row) => (STACKS.count[row] ? humanCount(STACKS.count[row]) : "-"),
       hint: "blocks, mappings, faults or calls" },
     { title: "Freed", key: (row) => freed(row) || 0, style: "n opt", start: -1, hint: "of what was allocated in the window",
       cell: (row) => (STACKS.allocated_count[row] ? percent(freed(row)) : "-") },
@@ -65,7 +67,8 @@ function placeOf(frame) {
 function stackDetail(row, showInGraph) {
   const [, unit, undone] = kindWords(text(STACKS.kind[row]));
   const facts = [
-    `${humanBytes(STACKS.bytes[row])} held (${bytesTitle(STACKS.bytes[row])}) in ${plural(STACKS.count[row], unit)}`,
+    `${humanBytes(STACKS.bytes[row])} held (${bytesTitle(STACKS.bytes[row])})` +
+      (STACKS.count[row] ? ` in ${plural(STACKS.count[row], unit)}` : ""),
     STACKS.error[row] ? `give or take ${humanBytes(STACKS.error[row])}` : "",
     STACKS.allocated_count[row]
       ? `${undone} ${humanCount(STACKS.freed_count[row])} of ${humanCount(STACKS.allocated_count[row])} (` +
@@ -81,6 +84,7 @@ function stackDetail(row, showInGraph) {
     {},
     element("p", { class: "dim" }, facts.filter(Boolean).join("; "), " ", button),
     framesTable(row),
+    buildIds(row),
     STACKS.complete[row] ? null : element("p", { class: "warn" }, "The stack ends early: its outer frames could not be read."),
   );
 }
@@ -94,10 +98,23 @@ const FRAME_COLUMNS = [
   { title: "Source", style: "name code", of: (frame) => (FRAMES.file[frame] < 0 ? "" : placeOf(frame)) },
   { title: "Module", style: "name code", of: (frame) =>
       `${modulePath(FRAMES.function[frame]) || "(no module)"}+0x${hex(FRAMES.offset[frame])}` },
-  { title: "Build ID", style: "name code build", of: (frame) => buildId(FRAMES.function[frame]) },
 ];
 
-const buildId = (fn) => (FUNCTIONS.module[fn] < 0 ? "" : text(MODULES.build_id[FUNCTIONS.module[fn]]));
+// Which files these were, to the byte: what a later, better symbol file is found by.
+function buildIds(row) {
+  const modules = new Set(framesOf(row).map((frame) => FUNCTIONS.module[FRAMES.function[frame]]));
+  const known = [...modules].filter((module) => module >= 0 && MODULES.build_id[module] >= 0);
+  if (!known.length) return null;
+  const lines = known.map((module) =>
+    element(
+      "li",
+      { class: "name" },
+      `${baseName(text(MODULES.path[module]))} `,
+      element("span", { class: "code" }, text(MODULES.build_id[module])),
+    ),
+  );
+  return element("div", { class: "builds dim" }, "Build IDs", element("ul", {}, ...lines));
+}
 
 function framesTable(row) {
   const frames = framesOf(row);
