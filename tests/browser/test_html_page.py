@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +348,7 @@ def test_chart_of_a_course_reads_back_its_figures(show: Show) -> None:
     browser = show(sample_report(), course)
     assert len(texts(browser, "#chart-picture path.line")) == 2
     assert texts(browser, "#chart-markers li") == ["12 s: sampled from here on"]
+    assert texts(browser, "#chart-picture text.axis:not(.strong)")[:4] == ["0", "+10 MiB", "+20 MiB", "+30 MiB"]
     browser.run("document.getElementById('chart').focus()")
     browser.press(LEFT)
     assert text(browser, "#chart-status") == "30 s: RSS +30.0 MiB, heap +30.0 MiB"
@@ -357,6 +359,13 @@ def test_chart_of_a_course_reads_back_its_figures(show: Show) -> None:
 def test_chart_of_two_ends_says_that_it_is_no_course(show: Show) -> None:
     browser = show(sample_report())
     assert text(browser, "#chart-lead").startswith("Only the start and the end were measured")
+    few = sample_report(rss_end=replace(sample_report().rss_start, anon=112 * MIB + 1_800 * KIB), classes=())
+    ticks = texts(show(few), "#chart-picture text.axis")[:5]
+    assert ticks == ["0", "+512 KiB", "+1 MiB", "+1.5 MiB", "+2 MiB"]
+
+
+def test_chart_draws_what_changed_in_dashes_where_only_the_ends_are_known(show: Show) -> None:
+    browser = show(sample_report())
     assert len(texts(browser, "#chart-picture path.dashed")) == len(texts(browser, "#chart-picture path.line")) == 5
 
 

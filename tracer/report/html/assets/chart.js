@@ -206,11 +206,12 @@ function span(series) {
   return high - low;
 }
 
-// Round numbers of the unit that fits, below the lowest and above the highest value.
+// Round numbers of the unit that fits, below the lowest and above the highest value. Half of the next unit is 512: of
+// 500, three would read 1.5 of it and be less.
 function sizeTicks(low, high) {
   const rough = Math.max((high - low) / 4, 1024);
   const unit = 1024 ** Math.floor(Math.log2(rough) / 10);
-  const step = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1024].find((count) => count * unit >= rough) * unit;
+  const step = [1, 2, 5, 10, 20, 50, 100, 200, 512, 1024].find((count) => count * unit >= rough) * unit;
   const ticks = [];
   for (let tick = Math.floor(low / step); tick <= Math.ceil(high / step); tick++) ticks.push(tick * step);
   return ticks.length > 1 ? ticks : [0, step];
