@@ -350,6 +350,40 @@ def test_a_terminal_that_is_gone(run: Run, monkeypatch: pytest.MonkeyPatch, trac
     assert end.value.code == 1
 
 
+def test_html_comes_beside_the_text(run: Run, tracing: Tracing, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    result = run("1234", "--html", str(page))
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("RSS grew 60.6 MiB")
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert [*tmp_path.iterdir()] == [page]
+
+
+def test_html_is_refused_before_tracing_where_it_cannot_be_written(run: Run, tracing: Tracing, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("kept")
+    result = run("1234", "--html", str(page))
+    assert result.code == 2 and "exists" in result.err and "--force" in result.err
+    assert run("1234", "--html", str(page), "-o", str(page), "--force").code == 2
+    assert tracing.asked == {} and page.read_text() == "kept"
+    assert run("1234", "--html", str(page), "--force").code == 0
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_no_page_is_left_of_a_session_that_failed(run: Run, tracing: Tracing, tmp_path: Path) -> None:
+    tracing.failure = TargetError("it has ended")
+    assert run("1234", "--html", str(tmp_path / "report.html"), "-o", str(tmp_path / "report.txt")).code == 1
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_page_is_written_even_if_the_text_cannot_be(run: Run, tracing: Tracing, tmp_path: Path) -> None:
+    text, page = tmp_path / "report.txt", tmp_path / "report.html"
+    tracing.before = lambda: text.touch()
+    result = run("1234", "--html", str(page), "-o", str(text))
+    assert result.code == 1 and "has come into being" in result.err
+    assert result.out.startswith("RSS grew") and page.exists()
+
+
 REPORTING = """
 import sys
 from tests.unit.reports import sample_report

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 if TYPE_CHECKING:
+    from tracer.cli.output import ReportFile
     from tracer.cli.stopping import StopSignals
     from tracer.model.report import Report, RssSource
     from tracer.options import Options
@@ -61,6 +64,9 @@ class _Seconds(click.FloatRange):
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the report to FILE, not to stdout."
 )
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as one HTML page to FILE, too."
+)
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option(
     "--rss-source",
@@ -85,6 +91,7 @@ def attach(
     allocator_frames: bool,
     as_json: bool,
     output: Path | None,
+    html: Path | None,
     force: bool,
     rss_source: RssSource,
     max_live: int,
@@ -97,33 +104,53 @@ def attach(
     Exit status: 0 a report was made, 1 the process could not be traced, 2 usage.
     """
     # Heavy modules are imported once it is clear that they are needed: --help must not wait for them.
-    from tracer.cli.output import ReportFile, write_to_stdout
     from tracer.cli.stopping import StopSignals
-    from tracer.errors import MemtraceError
+    from tracer.errors import UsageError
     from tracer.options import Options
     from tracer.target import check_privileges, check_target
 
     target = check_target(pid)
     check_privileges(sys.argv[1:])
-    file = ReportFile(output, force=force) if output else None
-    try:
+    if html is not None and html == output:
+        raise UsageError(f"{html} cannot be both", "give --output and --html files of their own")
+    with ExitStack() as files:
+        file, page = (_report_file(path, force, files) for path in (output, html))
         with StopSignals() as signals:
             report = _trace(target, Options(duration, interval, rss_source), max_live, signals)
 
             def render(out: TextIO) -> None:
                 _render(report, out, as_json=as_json, top=top, allocator_frames=allocator_frames)
 
-            if file is None:
-                write_to_stdout(render)
-                return
             try:
-                file.write(render)
-            except MemtraceError:
-                write_to_stdout(render)  # what was gathered must not be lost with the file
-                raise
-    finally:
-        if file is not None:
-            file.discard()
+                _write(render, file)
+            finally:
+                if page is not None:
+                    page.write(lambda out: _render_html(report, out))
+
+
+def _report_file(path: Path | None, force: bool, files: ExitStack) -> ReportFile | None:
+    """The file at ``path``, open and checked; whatever is not complete in the end is discarded."""
+    from tracer.cli.output import ReportFile
+
+    if path is None:
+        return None
+    file = ReportFile(path, force=force)
+    files.callback(file.discard)
+    return file
+
+
+def _write(render: Callable[[TextIO], None], file: ReportFile | None) -> None:
+    from tracer.cli.output import write_to_stdout
+    from tracer.errors import MemtraceError
+
+    if file is None:
+        write_to_stdout(render)
+        return
+    try:
+        file.write(render)
+    except MemtraceError:
+        write_to_stdout(render)  # what was gathered must not be lost with the file
+        raise
 
 
 def _trace(target: TargetInfo, options: Options, max_live: int, signals: StopSignals) -> Report:
@@ -179,3 +206,9 @@ def _render(report: Report, out: TextIO, *, as_json: bool, top: int, allocator_f
     text = TextReport.from_report(report, top=top, allocator_frames=allocator_frames)
     height = shutil.get_terminal_size().lines if out.isatty() else None
     text.render(out, colour=out.isatty(), height=height)
+
+
+def _render_html(report: Report, out: TextIO) -> None:
+    from tracer.report.html import write_html
+
+    write_html(report, out)

@@ -6,9 +6,9 @@ terminal. Text is laid out here and not by rich's tables, which cut digits and c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Literal, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -39,8 +39,9 @@ _CAUSES = {
     "released": "given back / reclaimed",
     "unexplained": "unexplained",
 }
+NO_STACKS = "No call stack holds memory that was acquired while traced"
 # How each kind of stack came by its memory: heading, what is counted, what undoes it.
-_KINDS = {
+KINDS = {
     "malloc": ("malloc", "block", "freed"),
     "mmap": ("mmap", "mapping", "unmapped"),
     "brk": ("brk", "call", "given back"),
@@ -171,6 +172,11 @@ class TextReport:
         return sum(i == 0 or size >= least for i, size in enumerate(sizes[: self.top]))
 
 
+def cause_in_words(cause: str) -> str:
+    """A cause of the ledger; one without words of its own is shown as it is."""
+    return _CAUSES.get(cause, cause.replace("-", " "))
+
+
 def loss_in_words(name: str) -> str:
     """What a counter of losses counts; a name without words of its own is shown as it is."""
     return _LOSSES.get(name, name.replace("_", " "))
@@ -192,10 +198,11 @@ def _verdict(report: Report, page: Page) -> Iterator[Text]:
 
 def _window(report: Report) -> str:
     seconds = f"{report.seconds:.1f} s" if report.seconds < 60 else human_seconds(report.seconds)
-    return f"traced {seconds} from {report.started:%H:%M:%S}; {_precision(report)}; ended: {report.ended}"
+    return f"traced {seconds} from {report.started:%H:%M:%S}; {precision(report)}; ended: {report.ended}"
 
 
-def _precision(report: Report) -> str:
+def precision(report: Report) -> str:
+    """How far the figures of stacks can be trusted."""
     if not report.sampling.exact:
         return f"sampled (one in {human_bytes(report.sampling.interval)}: figures of stacks are estimates)"
     if not report.probed:
@@ -215,7 +222,7 @@ def _classes(report: Report, page: Page) -> Iterator[Text]:
         rows.append(_growth_row("swap (no part of RSS)", report.rss_start.swap, report.rss_end.swap))
     styles = ["bold"] * len(rows)
     quiet: list[int] = []
-    for row in sorted(_all_classes(report), key=lambda row: -abs(row.growth)):
+    for row in sorted(all_classes(report), key=lambda row: -abs(row.growth)):
         causes = _causes_of(row.name, row.growth, report.ledger)
         if not causes:
             quiet.append(row.rss_end)
@@ -235,7 +242,7 @@ def _classes(report: Report, page: Page) -> Iterator[Text]:
         yield from _prose(page, unchanged, style="dim")
 
 
-def _all_classes(report: Report) -> list[ClassGrowth]:
+def all_classes(report: Report) -> list[ClassGrowth]:
     """The classes, and any that only the ledger names: no row of it may go missing."""
     sums: dict[str, int] = {}
     for row in report.ledger:
@@ -255,7 +262,7 @@ def _causes_of(name: str, growth: int, ledger: Iterable[LedgerRow]) -> list[tupl
     for row in ledger:
         if row.vma_class == name:
             sums[row.cause] = sums.get(row.cause, 0) + row.bytes
-    causes = [(_CAUSES.get(cause, cause.replace("-", " ")), size) for cause, size in sums.items() if size]
+    causes = [(cause_in_words(cause), size) for cause, size in sums.items() if size]
     causes.sort(key=lambda item: (item[0] == _CAUSES["unexplained"], -abs(item[1])))
     missing = growth - sum(sums.values())
     # The books of a class must close on paper too: what the ledger does not hold is shown, not hidden.
@@ -308,24 +315,35 @@ def _headers(report: Report, stacks: list[StackGrowth], page: Page) -> Iterator[
         yield header
 
 
-def _shares(report: Report, stacks: list[StackGrowth]) -> tuple[str, list[str]]:
-    """Each stack's share, and of what: of RSS growth by the ledger, or, where that misleads, of all live bytes.
+def growth_by_stack(report: Report) -> dict[str, int]:
+    """What of the growth of RSS the ledger books to each stack, in bytes."""
+    sums: dict[str, int] = {}
+    for row in report.ledger:
+        if row.stack is not None:
+            sums[row.stack] = sums.get(row.stack, 0) + row.bytes
+    return sums
+
+
+def share_basis(report: Report, of_growth: Mapping[str, int]) -> Literal["growth", "live bytes"]:
+    """What a stack's share is a share of: RSS growth by the ledger, or, where that misleads, all live bytes.
 
     It misleads where RSS did not grow or grew by less than one stack holds: live blocks may lie in memory that was
     resident before, or may never have been touched.
     """
-    of_growth: dict[str, int] = {}
-    for row in report.ledger:
-        if row.stack is not None:
-            of_growth[row.stack] = of_growth.get(row.stack, 0) + row.bytes
-    if 0 < max(of_growth.values(), default=0) <= report.growth:
+    return "growth" if 0 < max(of_growth.values(), default=0) <= report.growth else "live bytes"
+
+
+def _shares(report: Report, stacks: list[StackGrowth]) -> tuple[str, list[str]]:
+    """What the shares are of, and each stack's."""
+    of_growth = growth_by_stack(report)
+    if share_basis(report, of_growth) == "growth":
         return "growth", [percent(of_growth.get(stack.id, 0), report.growth) for stack in stacks]
     held = sum(stack.bytes for stack in report.stacks)
     return "live bytes", [percent(stack.bytes, held) for stack in stacks]
 
 
 def _details(stack: StackGrowth) -> str:
-    what, unit, undone = _KINDS[stack.kind]
+    what, unit, undone = KINDS[stack.kind]
     parts = [f"{what} in {stack.vma_class}: {plural(stack.count, unit)}"]
     if stack.bytes_error:
         parts.append(f"give or take {human_bytes(stack.bytes_error)}")
@@ -338,22 +356,25 @@ def _details(stack: StackGrowth) -> str:
 
 def _no_stacks(report: Report, page: Page) -> Iterator[Text]:
     """Why there is nothing to show: an empty table would be taken for good news."""
-    yield Text("No call stack holds memory that was acquired while traced:", style="bold")
+    yield Text(f"{NO_STACKS}:", style="bold")
+    for reason in why_no_stacks(report):
+        yield from _prose(page, page.clean(reason), first="  - ")
+
+
+def why_no_stacks(report: Report) -> tuple[str, ...]:
+    """What explains that no stack holds memory: the report's notes, or what follows from its counters."""
     if report.notes:
-        for note in report.notes:
-            yield from _prose(page, page.clean(note), first="  - ")
-    elif not report.probed:
-        yield from _prose(page, "no allocator was probed, and no mapping or page fault was seen", first="  - ")
-    elif not report.overhead.probe_hits:
-        yield from _prose(page, "none of the probed functions was called", first="  - ")
-    else:
-        seen = f"{plural(report.overhead.probe_hits, 'probe hit')}, yet nothing that was allocated is still held"
-        yield from _prose(page, seen, first="  - ")
+        return report.notes
+    if not report.probed:
+        return ("no allocator was probed, and no mapping or page fault was seen",)
+    if not report.overhead.probe_hits:
+        return ("none of the probed functions was called",)
+    return (f"{plural(report.overhead.probe_hits, 'probe hit')}, yet nothing that was allocated is still held",)
 
 
 def _footer(report: Report, page: Page) -> Iterator[Text]:
     """Do the books close, what was lost, what was probed, and what it cost."""
-    yield from _entry(page, "ledger", _balance(report))
+    yield from _entry(page, "ledger", balance(report))
     if report.changes:
         yield from _entry(page, "changes", _changes(report))
     losses = [f"{human_count(n)} {loss_in_words(name)}" for name, n in report.losses.items() if n]
@@ -363,14 +384,15 @@ def _footer(report: Report, page: Page) -> Iterator[Text]:
     # Without stacks the notes stand where the stacks would be.
     for note in report.notes if any(stack.bytes > 0 for stack in report.stacks) else ():
         yield from _entry(page, "note", note)
-    yield from _entry(page, "memtrace", _cost(report.overhead))
+    yield from _entry(page, "memtrace", cost(report.overhead))
 
 
 def _entry(page: Page, label: str, text: str, style: str = "") -> Iterator[Text]:
     yield from _prose(page, page.clean(text), first=f"{label:<10}", style=style)
 
 
-def _balance(report: Report) -> str:
+def balance(report: Report) -> str:
+    """Whether the causes add up to the growth of RSS, and what of it is unexplained."""
     total = sum(row.bytes for row in report.ledger)
     share = f" ({percent(report.unexplained, report.growth)})" if report.unexplained and report.growth else ""
     unexplained = f"unexplained {human_bytes(report.unexplained)}{share}"
@@ -398,7 +420,8 @@ def _changes(report: Report) -> str:
     return ", ".join(parts[:_MOST_MOVES]) + (f", {len(parts) - _MOST_MOVES} more" if parts[_MOST_MOVES:] else "")
 
 
-def _cost(overhead: Overhead) -> str:
+def cost(overhead: Overhead) -> str:
+    """What memtrace took for itself, and from the target."""
     target = "not measured" if overhead.target_share is None else f"{percent(overhead.target_share)} of its CPU time"
     kernel = f", {human_bytes(overhead.map_memory)} of BPF maps" if overhead.map_memory else ""
     return (
