@@ -57,6 +57,12 @@ static inline int in_known_heap(struct control *c, u64 address)
 	return s && s->heap_is_known && c->heap_start && address >= c->heap_start && address < c->brk;
 }
 
+static inline int stacks_of_faults(void)
+{
+	struct settings *s = settings_block();
+	return s && s->fault_stacks;
+}
+
 /* Raw tracepoints exceptions:page_fault_user and page_fault_kernel: args are (address, registers, error code). The
  * stack is taken here, where the user's registers are at hand; what the fault does to RSS follows in on_rss_stat.
  */
@@ -72,7 +78,8 @@ int on_page_fault(struct bpf_raw_tracepoint_args *ctx)
 		return 0; /* our own read of the target's memory, which has no effect on it */
 	t->fault_address = ctx->args[0];
 	t->fault_stack = 0;
-	if (in_known_heap(c, t->fault_address))
+	count(COUNT_FAULTS);
+	if (in_known_heap(c, t->fault_address) || !stacks_of_faults())
 		return 0;
 	return stack_at_fault(ctx, t);
 }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from tracer.model.blocks import Blocks
 from tracer.model.history import History
 from tracer.model.ledger import Books, close_books
-from tracer.model.report import Overhead, Report, StackGrowth, StackKind, Trend
+from tracer.model.report import Overhead, Report, Sampling, StackGrowth, StackKind, Trend
 from tracer.model.resident import ResidentPages
 from tracer.model.tracker import Tracker
 from tracer.model.verdict import Findings, judge
@@ -48,6 +48,7 @@ class Evidence:
     losses: dict[str, int]
     notes: list[str]
     overhead: Overhead
+    sampling: Sampling = field(default_factory=Sampling)
 
 
 def assemble(evidence: Evidence, book: StackBook) -> Report:
@@ -85,6 +86,7 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         stacks=stacks,
         ledger=books.rows,
         probed=evidence.probed,
+        sampling=evidence.sampling,
         overhead=evidence.overhead,
         losses=evidence.losses,
         notes=(*evidence.notes, *_remarks(evidence, stacks, book)),
@@ -108,6 +110,7 @@ def _malloc_stacks(evidence: Evidence, book: StackBook) -> list[StackGrowth]:
         for usage in evidence.end.usages
     ]
     classes = blocks.class_by_stack(ranges)
+    errors = blocks.error_by_stack()
     found = []
     for stack, size in live.items():
         totals = evidence.totals.get(stack, _NO_TOTALS)
@@ -124,6 +127,7 @@ def _malloc_stacks(evidence: Evidence, book: StackBook) -> list[StackGrowth]:
                 oldest.get(stack, 0),
                 classes.get(stack, "anonymous"),
                 evidence.history.trend_of_stack(stack, size, freed_share),
+                errors[stack],
             )
         )
     return found
@@ -186,6 +190,7 @@ def _growth(
     oldest_ns: int,
     vma_class: str,
     trend: Trend = "unknown",
+    error: int = 0,
 ) -> StackGrowth:
     return StackGrowth(
         id=f"{stack:016x}",
@@ -202,6 +207,7 @@ def _growth(
         complete=book.is_complete(stack),
         frames=book.frames(stack),
         trend=trend,
+        bytes_error=error,
     )
 
 
@@ -210,12 +216,12 @@ def _remarks(evidence: Evidence, stacks: tuple[StackGrowth, ...], book: StackBoo
     counters = evidence.counters
     if counters["forks"]:
         remarks.append(f"{plural(counters['forks'], 'child process', 'es')} made in the window: not traced")
-    if evidence.probed and not counters["allocations"]:
+    if evidence.probed and not counters["probe_hits"]:
         remarks.append("the probed allocators were not called in this window")
     remarks += _untracked(evidence.totals, book)
     remarks += _early_ends(stacks, book)
     remarks += book.remarks()
-    if counters["frees_unknown"]:
+    if counters["frees_unknown"] and evidence.sampling.exact:
         remarks.append(
             f"{plural(counters['frees_unknown'], 'block')} from before the window freed: their size is not known"
         )

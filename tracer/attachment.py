@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Self
 
+from tracer.heap.code import AllocatorCode
 from tracer.heap.discovery import Discovery, FoundImage
 from tracer.model.vma import Vma
 from tracer.probes.holder import ProbeHolder
@@ -42,6 +43,7 @@ class Attachment:
         self._say = say
         self._discovery = Discovery(pid)
         self._trampoline_known = False
+        self._code = AllocatorCode()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -89,6 +91,7 @@ class Attachment:
         self.resolver.update(vmas)
         for image in self._discovery.look(vmas):
             self._probe(image, late=late)
+            self._code.add(image, vmas)
 
     def _probe(self, image: FoundImage, *, late: bool) -> None:
         if image.is_go:
@@ -109,10 +112,15 @@ class Attachment:
                 self.note(f"{name} was loaded while tracing: what it allocated before is not known")
                 self._say(f"now tracing: {name} ({count} places)")
 
+    def in_allocator(self, ips: Sequence[int], *, by_brk: bool) -> bool:
+        """Whether the stack of a system call that maps memory leads through a probed allocator."""
+        return self._code.leads_through(ips, by_brk=by_brk)
+
     def follow_exec(self) -> None:
         """The process runs another program now: probe its allocators."""
         self._trampoline_known = False
         self.probed.clear()
+        self._code = AllocatorCode()
         self._discovery = Discovery(self._pid)
         # The new probes come before the old ones go: a call seen by both counts once, one seen by neither is lost.
         before, self._malloc = self._malloc, MallocProbes(self._program, self._holder, self._pid)

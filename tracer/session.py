@@ -18,10 +18,12 @@ from tracer.assemble import Evidence, assemble
 from tracer.attachment import Attachment
 from tracer.errors import MemtraceError, TargetError
 from tracer.model.classes import classify_all
+from tracer.model.events import Mapped, VmaEvent
 from tracer.model.history import History, Point
 from tracer.model.live import LiveState
-from tracer.model.report import Overhead, Report
+from tracer.model.report import Overhead, Report, Sampling
 from tracer.model.resident import ResidentPages
+from tracer.model.sampling import scale_of
 from tracer.model.tracker import Tracker
 from tracer.model.vma import Snapshot
 from tracer.probes import consumer
@@ -54,6 +56,7 @@ class Options:
 
     duration: float | None = None
     interval: float = 1.0
+    sample_bytes: int = 1
 
 
 class Session:
@@ -114,7 +117,14 @@ class Session:
         start, end = self._brk_heap()
         consumer.seed_rss(self._program, read_counters(self._target.pid))
         self._program.seed_control(Control(brk=end, heap_start=start))
-        self._program.set_settings(Settings(enabled=1, heap_is_known=int(bool(self._attachment.probed))))
+        self._program.set_settings(
+            Settings(
+                enabled=1,
+                heap_is_known=int(bool(self._attachment.probed)),
+                sample_bytes=self._options.sample_bytes,
+                sample_scale=scale_of(self._options.sample_bytes),
+            )
+        )
         self._window_start(plan)
         if not self._attachment.probed:
             self._attachment.note(
@@ -171,11 +181,22 @@ class Session:
         elif event.kind == EventKind.ADVISE:
             self._tracker.advised[event.flags] += event.length
         else:
-            change = consumer.decode_event(event)
+            change = self._placed(consumer.decode_event(event))
             # What happened before the start snapshot is part of it.
             if change is not None and hasattr(self, "_started_ns") and event.time_ns >= self._started_ns:
                 self._tracker.apply(change)
             self._code_changed |= consumer.brings_code(event)
+
+    def _placed(self, change: VmaEvent | None) -> VmaEvent | None:
+        """Of a call that was not sampled, the kernel side does not know that an allocator made the mapping."""
+        if not isinstance(change, Mapped) or change.in_allocator or not change.stack:
+            return change
+        by_brk = change.kind == "brk"
+        if self._options.sample_bytes == 1 or not self._attachment.in_allocator(
+            self._stacks.raw(change.stack).ips, by_brk=by_brk
+        ):
+            return change
+        return replace(change, in_allocator=True)
 
     def _follow(self, view: View) -> str:
         """The main loop; returns in words what ended it."""
@@ -315,12 +336,13 @@ class Session:
             probed=tuple(self._attachment.probed),
             counters=counters,
             losses=self._losses(counters),
+            sampling=Sampling(self._options.sample_bytes, self._options.sample_bytes == 1),
             notes=[*self._attachment.notes, *self._attachment.failures],
             overhead=Overhead(
                 target_share=None,
                 self_cpu=usage.ru_utime + usage.ru_stime,
                 self_rss=read_counters(os.getpid()).rss,
-                probe_hits=counters["probe_hits"],
+                probe_hits=counters["probe_hits"] + counters["free_hits"],
                 map_memory=self._program.map_memory,
             ),
         )

@@ -69,6 +69,14 @@ class _Seconds(click.FloatRange):
     metavar="N",
     help="Live blocks that can be told apart; each takes about 100 bytes of kernel memory when used.",
 )
+@click.option(
+    "--sample-bytes",
+    type=click.IntRange(min=1, max=1 << 30),
+    default=16 << 10,
+    show_default=True,
+    metavar="N",
+    help="Mean distance of samples, in allocated bytes; blocks of that size or larger are all seen. 1: every block.",
+)
 def attach(
     pid: int,
     duration: float | None,
@@ -79,6 +87,7 @@ def attach(
     output: Path | None,
     force: bool,
     max_live: int,
+    sample_bytes: int,
 ) -> None:
     """Trace process PID: which call stacks make it grow.
 
@@ -98,7 +107,7 @@ def attach(
     file = ReportFile(output, force=force) if output else None
     try:
         with StopSignals() as signals:
-            report = _trace(target, duration, interval, max_live, signals)
+            report = _trace(target, duration, interval, max_live, sample_bytes, signals)
 
             def render(out: TextIO) -> None:
                 _render(report, out, as_json=as_json, top=top, allocator_frames=allocator_frames)
@@ -116,7 +125,14 @@ def attach(
             file.discard()
 
 
-def _trace(target: TargetInfo, duration: float | None, interval: float, max_live: int, signals: StopSignals) -> Report:
+def _trace(
+    target: TargetInfo,
+    duration: float | None,
+    interval: float,
+    max_live: int,
+    sample_bytes: int,
+    signals: StopSignals,
+) -> Report:
     import os
     from concurrent.futures import ThreadPoolExecutor
 
@@ -131,7 +147,9 @@ def _trace(target: TargetInfo, duration: float | None, interval: float, max_live
             from tracer.session import Options, Session
 
             program, sizes = loading.result()
-        session = Session(target, Options(duration, interval), program, holder, sizes, _say, signals.requested)
+        session = Session(
+            target, Options(duration, interval, sample_bytes), program, holder, sizes, _say, signals.requested
+        )
         return session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
     finally:
         holder.close()

@@ -4,7 +4,8 @@ In memory that an allocator manages, the cause is the live allocations of the wi
 what the VMA grew by beyond them is kept by the allocator. Where no allocator stands between, the cause is the stack
 that mapped the range in the window, or else the stacks whose page faults made it resident. The rest is printed as
 unexplained. Negative rows say what was given back, and what of the live allocations lies in memory that was resident
-before the window began.
+before the window began. Where allocations are sampled, live rows are estimates, and the rows that take the rest make up
+for their error.
 """
 
 from __future__ import annotations
@@ -231,14 +232,19 @@ class _Bookkeeper:
         """Live blocks by stack, and what the allocator keeps beyond them; returns what was booked."""
         grown = sum(part.resident for part in parts)
         grown -= sum(self._start_rss[part.origin] for part in parts if part.origin in seeds)
-        live = 0
+        live = error = 0
         # A block may begin in one part and end in the next: the heap grows by pieces.
         for start, end in _joined(range_ for part in parts for range_ in part.ranges):
             for stack, amount in self._live_resident(usage, start, end).items():
                 self._accounts.book(vma_class, "live", amount, stack)
                 self._resident[("live", stack)] += amount
                 live += amount
+            error += self._blocks.error(self._blocks.within(start, end))
         rest = grown - live
+        # Estimates may exceed what is there by chance; what exceeds it by more lies in memory from before the window.
+        too_much = min(max(-rest, 0), error)
+        self._accounts.book(vma_class, "sampling", -too_much)
+        rest += too_much
         self._accounts.book(vma_class, "kept-by-allocator" if rest > 0 else "reused", rest)
         return grown
 

@@ -28,7 +28,6 @@ BPF_LINK_CREATE = 28
 
 BPF_TRACE_UPROBE_MULTI = 48
 BPF_TRACE_UPROBE_SESSION = 57
-_UPROBE_MULTI_RETURN = 1
 
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -71,25 +70,27 @@ def open_raw_tracepoint(name: str, program_fd: int) -> int:
     return bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(text), program_fd))
 
 
-def link_uprobes(program_fd: int, path: str, offsets: Sequence[int], pid: int, *, on_return: bool) -> int:
+def link_uprobes(program_fd: int, path: str, offsets: Sequence[int], pid: int, cookies: Sequence[int] = ()) -> int:
     """Attach a program to many file offsets of one file in one process at once (kernel 6.6).
 
-    Returns the link's file descriptor. Raises OSError.
+    With ``cookies``, one for each offset, it is a session: the program runs at the functions' entry and return
+    (kernel 6.13). Returns the link's file descriptor. Raises OSError.
     """
     name = ctypes.create_string_buffer(os.fsencode(path))
     places = (ctypes.c_ulong * len(offsets))(*offsets)
+    values = (ctypes.c_uint64 * len(cookies))(*cookies)
     attributes = struct.pack(
         "<IIIIQQQQIII",
         program_fd,
         0,
-        BPF_TRACE_UPROBE_MULTI,
+        BPF_TRACE_UPROBE_SESSION if cookies else BPF_TRACE_UPROBE_MULTI,
         0,
         ctypes.addressof(name),
         ctypes.addressof(places),
         0,
-        0,
+        ctypes.addressof(values) if cookies else 0,
         len(offsets),
-        _UPROBE_MULTI_RETURN if on_return else 0,
+        0,
         pid,
     )
     return bpf(BPF_LINK_CREATE, attributes)

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
 MAX_DEPTH = 127
+CERTAIN = 1 << 32
+WEIGHT_SHIFT = 12
 RSS_MEMBERS = ("file", "anon", "swap", "shmem")
 
-SETTINGS = struct.Struct("<2Q")
+SETTINGS = struct.Struct("<6Q")
 CONTROL = struct.Struct("<4Q")
 LIVE_KEY = struct.Struct("<QII")
-LIVE_VALUE = struct.Struct("<3Q")
+LIVE_VALUE = struct.Struct("<4Q")
 TOTALS_KEY = struct.Struct("<2Q")
-TOTALS_VALUE = struct.Struct("<6Q")
+TOTALS_VALUE = struct.Struct("<7Q")
 STACK_HEAD = struct.Struct("<II")
 STACK_SIZE = STACK_HEAD.size + 8 * MAX_DEPTH
 EVENT = struct.Struct("<7Q4IiI")
@@ -69,6 +72,19 @@ class RssCause(IntEnum):
     OTHER_CONTEXT = 7
 
 
+class CallShape(IntEnum):
+    """``enum call_shape``."""
+
+    MALLOC = 1
+    VALLOC = 2
+    CALLOC = 3
+    REALLOC = 4
+    REALLOCARRAY = 5
+    MEMALIGN = 6
+    POSIX_MEMALIGN = 7
+    NEW = 8
+
+
 class Event(NamedTuple):
     """``struct event``; addresses and lengths in bytes, ``time_ns`` of CLOCK_MONOTONIC."""
 
@@ -92,6 +108,10 @@ class Settings(NamedTuple):
 
     enabled: int = 0
     heap_is_known: int = 0
+    sample_bytes: int = 1
+    sample_scale: int = 1 << 48
+    probed_since: int = 0
+    fault_stacks: int = 1
 
 
 class Control(NamedTuple):
@@ -104,7 +124,10 @@ class Control(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """``struct totals``: what a stack allocated and freed since tracing began; only ever grows."""
+    """``struct totals``: what a stack allocated and freed since tracing began; only ever grows.
+
+    Estimates where calls are sampled: ``sampled`` calls stand for so many. In whole blocks, which the kernel's are not.
+    """
 
     allocations: int
     allocated_bytes: int
@@ -112,6 +135,14 @@ class Totals(NamedTuple):
     freed_bytes: int
     lost: int
     lost_bytes: int
+    sampled: int = 0
+
+    @classmethod
+    def unpacked(cls, value: Sequence[int]) -> Totals:
+        """From the kernel's struct, whose blocks are in 1 / 2**WEIGHT_SHIFT."""
+        allocations, allocated_bytes, frees, freed_bytes, lost, lost_bytes, sampled = value
+        whole = [(blocks + (1 << WEIGHT_SHIFT >> 1)) >> WEIGHT_SHIFT for blocks in (allocations, frees, lost)]
+        return cls(whole[0], allocated_bytes, whole[1], freed_bytes, whole[2], lost_bytes, sampled)
 
     @property
     def live_bytes(self) -> int:

@@ -31,6 +31,7 @@ _CAUSES = {
     "before-attach": "from before the attach",
     "memtrace": "memtrace itself",
     "reused": "in memory already resident",
+    "sampling": "error of the estimates",
     "released": "given back or unmapped",
     "unexplained": "unexplained",
 }
@@ -145,7 +146,7 @@ class TextReport:
         for stack, header in zip(held[:count], _headers(self.report, held[:count], page), strict=True):
             yield Text()
             yield header
-            yield from _prose(page, page.clean(_details(stack)), first="      ")
+            yield from _prose(page, page.clean(_details(stack, page)), first="      ")
             yield from frame_lines(stack, page, self.max_frames, allocator_frames=self.allocator_frames)
         if held[count:]:
             yield Text()
@@ -184,7 +185,7 @@ def _window(report: Report) -> str:
 
 def _precision(report: Report) -> str:
     if not report.sampling.exact:
-        return f"sampled (one in {human_bytes(report.sampling.interval)}: figures of stacks are estimates)"
+        return f"sampled every {human_bytes(report.sampling.interval)}: figures of stacks are estimates"
     if not report.probed:
         return "no allocator probed"
     return "exact but for the losses below" if any(report.losses.values()) else "exact (every allocation seen)"
@@ -280,7 +281,7 @@ def _headers(report: Report, stacks: list[StackGrowth], page: Page) -> Iterator[
     rows = [
         (
             f"#{rank}",
-            human_bytes(stack.bytes),
+            _with_error(stack, page),
             f"{share} of {basis}",
             human_rate(stack.rate),
             "" if stack.trend == "unknown" else stack.trend.replace("-", " "),
@@ -293,6 +294,15 @@ def _headers(report: Report, stacks: list[StackGrowth], page: Page) -> Iterator[
         if stack.trend in _TREND_STYLE:
             header.stylize(_TREND_STYLE[stack.trend], len(header) - len(stack.trend))
         yield header
+
+
+def _with_error(stack: StackGrowth, page: Page) -> str:
+    """The bytes, and half of their 95 % interval where there is room for it."""
+    size = human_bytes(stack.bytes)
+    if not stack.bytes_error or page.width < _ROOM_FOR_CLASS:
+        return size
+    sign = "+-" if page.ascii_only else "\N{PLUS-MINUS SIGN}"
+    return f"{size} {sign} {human_bytes(stack.bytes_error)}"
 
 
 def _shares(report: Report, stacks: list[StackGrowth]) -> tuple[str, list[str]]:
@@ -311,10 +321,10 @@ def _shares(report: Report, stacks: list[StackGrowth]) -> tuple[str, list[str]]:
     return "live bytes", [percent(stack.bytes, held) for stack in stacks]
 
 
-def _details(stack: StackGrowth) -> str:
+def _details(stack: StackGrowth, page: Page) -> str:
     what, unit, undone = _KINDS[stack.kind]
     parts = [f"{what} in {stack.vma_class}: {plural(stack.count, unit)}"]
-    if stack.bytes_error:
+    if stack.bytes_error and page.width < _ROOM_FOR_CLASS:
         parts.append(f"give or take {human_bytes(stack.bytes_error)}")
     if stack.oldest > 0:
         parts.append(f"oldest {human_seconds(stack.oldest)}")
