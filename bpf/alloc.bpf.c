@@ -33,10 +33,14 @@ static inline struct totals *totals_of(u64 stack, u64 epoch)
 static inline void add_freed(struct live_value *block, u64 epoch, s64 sign)
 {
 	struct totals *sum = totals_of(block->stack, epoch);
-	if (sum) {
-		__sync_fetch_and_add(&sum->frees, sign * (s64)blocks_for(block));
-		__sync_fetch_and_add(&sum->freed_bytes, sign * (s64)bytes_for(block));
-	}
+	if (!sum)
+		return;
+	s64 blocks = sign * (s64)blocks_for(block);
+	__sync_fetch_and_add(&sum->frees, blocks);
+	__sync_fetch_and_add(&sum->freed_bytes, sign * (s64)bytes_for(block));
+	struct settings *s = settings_block();
+	if (s && block->time_ns < s->probed_since)
+		__sync_fetch_and_add(&sum->late_frees, blocks);
 }
 
 static inline struct live_key key_of(u64 address, struct control *c)

@@ -122,6 +122,7 @@ struct totals {
 	u64 lost; /* allocated, but not tracked: whether they were freed is not known */
 	u64 lost_bytes;
 	u64 sampled; /* calls behind the sums */
+	u64 late_frees; /* of the frees (<< WEIGHT_SHIFT), those of blocks from before the malloc probes came back last */
 };
 
 /* Why a stack ends where it does, and what it passed on the way. */

@@ -49,6 +49,8 @@ static inline u64 draw(struct settings *s, u64 size)
 	if (size >= s->sample_bytes)
 		return CERTAIN;
 	u64 x = size * s->sample_scale >> 16;
+	if (x >= CERTAIN)
+		return CERTAIN; /* the settings are being changed */
 	u64 drawn = bpf_get_prandom_u32();
 	if (drawn >= x)
 		return 0; /* x is the larger: most calls end here */

@@ -116,6 +116,24 @@ class Attachment:
         """Whether the stack of a system call that maps memory leads through a probed allocator."""
         return self._code.leads_through(ips, by_brk=by_brk)
 
+    @property
+    def stepped_allocations(self) -> bool:
+        """Whether malloc is probed at an instruction that is single-stepped."""
+        return self._malloc.stepped_allocations
+
+    @property
+    def stepped_frees(self) -> bool:
+        """Whether free is probed at an instruction that is single-stepped."""
+        return self._malloc.stepped_frees
+
+    def suspend_malloc(self) -> None:
+        """Take the malloc probes out until ``resume_malloc``."""
+        self._malloc.suspend()
+
+    def resume_malloc(self) -> None:
+        """Put the malloc probes back."""
+        self._malloc.resume()
+
     def follow_exec(self) -> None:
         """The process runs another program now: probe its allocators."""
         self._trampoline_known = False

@@ -65,10 +65,12 @@ def test_the_books_close_on_estimates(targets_dir: Path) -> None:
 
 
 def test_what_is_larger_than_the_interval_is_exact(targets_dir: Path) -> None:
-    with Target(command("leak_malloc", targets_dir, 200, 4096)) as target:
-        with Memtrace(target.pid, "--sample-bytes", "4096") as memtrace:
-            truth = target.go()["stacks"]["leak_by_malloc"]
-            report = memtrace.stop().required_report()
+    with (
+        Target(command("leak_malloc", targets_dir, 200, 4096)) as target,
+        Memtrace(target.pid, "--sample-bytes", "4096") as memtrace,
+    ):
+        truth = target.go()["stacks"]["leak_by_malloc"]
+        report = memtrace.stop().required_report()
     (stack,) = (each for each in report["stacks"] if each["kind"] == "malloc" and each["bytes"] >= 4096)
     assert stack["bytes_error"] == 0
     for field in ("bytes", "count", "allocated_bytes", "allocated_count", "freed_bytes", "freed_count"):

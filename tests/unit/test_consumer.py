@@ -155,7 +155,7 @@ def test_what_brings_code() -> None:
 def put_totals(fake: FakeProgram, stack: int, epoch: int, *totals: float) -> None:
     """Blocks, bytes, blocks, ...: the kernel counts blocks in fractions."""
     values = [round(value * (1 << layout.WEIGHT_SHIFT)) if i % 2 == 0 else value for i, value in enumerate(totals)]
-    fake.map("totals").put(layout.TOTALS_KEY.pack(stack, epoch), layout.TOTALS_VALUE.pack(*values, 3))
+    fake.map("totals").put(layout.TOTALS_KEY.pack(stack, epoch), layout.TOTALS_VALUE.pack(*values, 3, 0))
 
 
 def put_live(

@@ -30,6 +30,20 @@ class _Pid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic 
         return int(text)
 
 
+class _Share(click.FloatRange):
+    """A percentage as a share, or ``none`` for no limit."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value).lower() in ("none", "off"):
+            return None
+        percentage: Any = super().convert(str(value).removesuffix("%"), param, ctx)  # type: ignore[arg-type]
+        if not math.isfinite(percentage):
+            self.fail(f"{value} is no percentage", param, ctx)
+        return percentage / 100
+
+
 class _Seconds(click.FloatRange):
     """A time that ends: neither nan nor inf."""
 
@@ -77,6 +91,14 @@ class _Seconds(click.FloatRange):
     metavar="N",
     help="Mean distance of samples, in allocated bytes; blocks of that size or larger are all seen. 1: every block.",
 )
+@click.option(
+    "--max-overhead",
+    type=_Share(min=0, min_open=True, max=100),
+    default="5",
+    show_default=True,
+    metavar="PCT",
+    help="Share of the process's CPU time that tracing may cost, in percent; above it, less is traced. none: no limit.",
+)
 def attach(
     pid: int,
     duration: float | None,
@@ -88,6 +110,7 @@ def attach(
     force: bool,
     max_live: int,
     sample_bytes: int,
+    max_overhead: float | None,
 ) -> None:
     """Trace process PID: which call stacks make it grow.
 
@@ -107,7 +130,7 @@ def attach(
     file = ReportFile(output, force=force) if output else None
     try:
         with StopSignals() as signals:
-            report = _trace(target, duration, interval, max_live, sample_bytes, signals)
+            report = _trace(target, duration, interval, sample_bytes, max_overhead, max_live, signals)
 
             def render(out: TextIO) -> None:
                 _render(report, out, as_json=as_json, top=top, allocator_frames=allocator_frames)
@@ -129,16 +152,18 @@ def _trace(
     target: TargetInfo,
     duration: float | None,
     interval: float,
-    max_live: int,
     sample_bytes: int,
+    max_overhead: float | None,
+    max_live: int,
     signals: StopSignals,
 ) -> Report:
     import os
     from concurrent.futures import ThreadPoolExecutor
 
+    from tracer.calibration import Calibration
     from tracer.probes.holder import ProbeHolder
 
-    holder = ProbeHolder()  # it forks, so it comes before the first thread
+    holder, calibration = ProbeHolder(), Calibration()  # they fork, so they come before the first thread
     try:
         # Compiling takes most of the start: meanwhile everything else is imported.
         with ThreadPoolExecutor(max_workers=1) as compiler:
@@ -147,11 +172,11 @@ def _trace(
             from tracer.session import Options, Session
 
             program, sizes = loading.result()
-        session = Session(
-            target, Options(duration, interval, sample_bytes), program, holder, sizes, _say, signals.requested
-        )
+        options = Options(duration, interval, sample_bytes, max_overhead)
+        session = Session(target, options, program, holder, sizes, _say, signals.requested, calibration.result)
         return session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
     finally:
+        calibration.close()
         holder.close()
 
 

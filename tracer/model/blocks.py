@@ -31,9 +31,8 @@ class Blocks:
         self.sizes = array("Q", (sizes[i] for i in order))
         self.stacks = array("Q", (stacks[i] for i in order))
         self.times = array("Q", (times[i] for i in order))
-        self.chances = (
-            array("Q", (chances[i] for i in order)) if chances is not None else array("Q", [CERTAIN]) * len(self)
-        )
+        certain = array("Q", [CERTAIN]) * len(self)
+        self.chances = certain if chances is None else array("Q", (chances[i] for i in order))
         self.exact = all(chance >= CERTAIN for chance in self.chances)
         # What each stands for, in bytes.
         self._bytes = self.sizes if self.exact else array("Q", map(bytes_for, self.sizes, self.chances))

@@ -21,7 +21,7 @@ CONTROL = struct.Struct("<4Q")
 LIVE_KEY = struct.Struct("<QII")
 LIVE_VALUE = struct.Struct("<4Q")
 TOTALS_KEY = struct.Struct("<2Q")
-TOTALS_VALUE = struct.Struct("<7Q")
+TOTALS_VALUE = struct.Struct("<8Q")
 STACK_HEAD = struct.Struct("<II")
 STACK_SIZE = STACK_HEAD.size + 8 * MAX_DEPTH
 EVENT = struct.Struct("<7Q4IiI")
@@ -127,6 +127,7 @@ class Totals(NamedTuple):
     """``struct totals``: what a stack allocated and freed since tracing began; only ever grows.
 
     Estimates where calls are sampled: ``sampled`` calls stand for so many. In whole blocks, which the kernel's are not.
+    ``late_frees`` are those of blocks from before a gap in which the malloc probes were off.
     """
 
     allocations: int
@@ -136,13 +137,23 @@ class Totals(NamedTuple):
     lost: int
     lost_bytes: int
     sampled: int = 0
+    late_frees: int = 0
 
     @classmethod
     def unpacked(cls, value: Sequence[int]) -> Totals:
         """From the kernel's struct, whose blocks are in 1 / 2**WEIGHT_SHIFT."""
-        allocations, allocated_bytes, frees, freed_bytes, lost, lost_bytes, sampled = value
-        whole = [(blocks + (1 << WEIGHT_SHIFT >> 1)) >> WEIGHT_SHIFT for blocks in (allocations, frees, lost)]
-        return cls(whole[0], allocated_bytes, whole[1], freed_bytes, whole[2], lost_bytes, sampled)
+        allocations, allocated_bytes, frees, freed_bytes, lost, lost_bytes, sampled, late = map(int, value)
+        half = 1 << WEIGHT_SHIFT >> 1
+        return cls(
+            (allocations + half) >> WEIGHT_SHIFT,
+            allocated_bytes,
+            (frees + half) >> WEIGHT_SHIFT,
+            freed_bytes,
+            (lost + half) >> WEIGHT_SHIFT,
+            lost_bytes,
+            sampled,
+            (late + half) >> WEIGHT_SHIFT,
+        )
 
     @property
     def live_bytes(self) -> int:

@@ -70,6 +70,7 @@ class Program:
         Raises MissingDependencyError (no bcc) or KernelError (it refuses, and why).
         """
         self._bcc: Any = import_bcc()
+        self.loaded: dict[str, int] = {}
         directory = bpf_directory()
         header = (directory / "memtrace.h").read_text(encoding="utf-8")
         self.counter_names = layout.parse_counters(header)
@@ -113,6 +114,7 @@ class Program:
                 raise KernelError(
                     f"the kernel refused the BPF program {function}: {_first_reason(messages(), error)}"
                 ) from error
+        self.loaded[function] = int(loaded.fd)
         return int(loaded.fd)
 
     def set_tail_call(self, array: str, program_fd: int) -> None:

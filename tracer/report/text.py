@@ -32,6 +32,7 @@ _CAUSES = {
     "memtrace": "memtrace itself",
     "reused": "in memory already resident",
     "sampling": "error of the estimates",
+    "unverified": "unverified: lived through a gap in tracing",
     "released": "given back or unmapped",
     "unexplained": "unexplained",
 }
@@ -137,12 +138,12 @@ class TextReport:
 
     def _stacks(self, page: Page) -> Iterator[Text]:
         """The stacks that hold most; the others are summed up in a line."""
-        held = sorted((stack for stack in self.report.stacks if stack.bytes > 0), key=lambda stack: -stack.bytes)
+        held = sorted((stack for stack in self.report.stacks if stack.held > 0), key=lambda stack: -stack.held)
         if not held:
             yield from _no_stacks(self.report, page)
             return
         yield Text("Top stacks: memory acquired while traced and still held", style="bold")
-        count = self._worth_showing([stack.bytes for stack in held])
+        count = self._worth_showing([stack.held for stack in held])
         for stack, header in zip(held[:count], _headers(self.report, held[:count], page), strict=True):
             yield Text()
             yield header
@@ -150,7 +151,7 @@ class TextReport:
             yield from frame_lines(stack, page, self.max_frames, allocator_frames=self.allocator_frames)
         if held[count:]:
             yield Text()
-            rest = human_bytes(sum(stack.bytes for stack in held[count:]))
+            rest = human_bytes(sum(stack.held for stack in held[count:]))
             yield from _prose(page, f"... {plural(len(held) - count, 'more stack')} holding {rest}", style="dim")
 
     def _worth_showing(self, sizes: list[int]) -> int:
@@ -298,7 +299,7 @@ def _headers(report: Report, stacks: list[StackGrowth], page: Page) -> Iterator[
 
 def _with_error(stack: StackGrowth, page: Page) -> str:
     """The bytes, and half of their 95 % interval where there is room for it."""
-    size = human_bytes(stack.bytes)
+    size = human_bytes(stack.held)
     if not stack.bytes_error or page.width < _ROOM_FOR_CLASS:
         return size
     sign = "+-" if page.ascii_only else "\N{PLUS-MINUS SIGN}"
@@ -317,13 +318,15 @@ def _shares(report: Report, stacks: list[StackGrowth]) -> tuple[str, list[str]]:
             of_growth[row.stack] = of_growth.get(row.stack, 0) + row.bytes
     if 0 < max(of_growth.values(), default=0) <= report.growth:
         return "growth", [percent(of_growth.get(stack.id, 0), report.growth) for stack in stacks]
-    held = sum(stack.bytes for stack in report.stacks)
-    return "live bytes", [percent(stack.bytes, held) for stack in stacks]
+    held = sum(stack.held for stack in report.stacks)
+    return "live bytes", [percent(stack.held, held) for stack in stacks]
 
 
 def _details(stack: StackGrowth, page: Page) -> str:
     what, unit, undone = _KINDS[stack.kind]
     parts = [f"{what} in {stack.vma_class}: {plural(stack.count, unit)}"]
+    if stack.unverified_bytes:
+        parts.append(f"{human_bytes(stack.unverified_bytes)} unverified: lived through a gap in tracing")
     if stack.bytes_error and page.width < _ROOM_FOR_CLASS:
         parts.append(f"give or take {human_bytes(stack.bytes_error)}")
     if stack.oldest > 0:
@@ -356,7 +359,7 @@ def _footer(report: Report, page: Page) -> Iterator[Text]:
         yield from _entry(page, "losses", loss, "yellow" if losses else "")
     yield from _entry(page, "probed", ", ".join(report.probed) or "no allocator")
     # Without stacks the notes stand where the stacks would be.
-    for note in report.notes if any(stack.bytes > 0 for stack in report.stacks) else ():
+    for note in report.notes if any(stack.held > 0 for stack in report.stacks) else ():
         yield from _entry(page, "note", note)
     yield from _entry(page, "memtrace", _cost(report.overhead))
 
