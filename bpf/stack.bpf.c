@@ -29,6 +29,8 @@ static inline int unwind_finished(void *ctx, struct thread_state *t)
 	t->busy = 0;
 	if (t->unwind.next == FOR_ALLOCATION) {
 		t->call_stack = stack;
+		/* An exception may leave such a function: a return probe would end the target. */
+		return t->entered_by == BY_SESSION && t->call_op == CALL_NEW ? SKIP_RETURN : 0;
 	} else if (t->unwind.next == FOR_MAPPING) {
 		t->event.stack = stack;
 		send(t);

@@ -150,6 +150,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct control *c = traced();
 	if (!c)
 		return 0;
+	count(COUNT_SYSCALLS);
 	struct thread_state *t = find_thread();
 	if (!t || t->sys_op == SYS_NONE)
 		return 0;

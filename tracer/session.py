@@ -16,18 +16,22 @@ from datetime import UTC, datetime
 
 from tracer.assemble import Evidence, assemble
 from tracer.attachment import Attachment
+from tracer.budget import Budget
+from tracer.calibration import TrapCosts
 from tracer.errors import MemtraceError, TargetError
 from tracer.model.classes import classify_all
+from tracer.model.events import Mapped, VmaEvent
 from tracer.model.history import History, Point
 from tracer.model.live import LiveState
-from tracer.model.report import Overhead, Report
+from tracer.model.report import Overhead, OverheadStep, Report, Sampling
 from tracer.model.resident import ResidentPages
+from tracer.model.survival import KnownBlocks, Verify, probed_share, sort_out
 from tracer.model.tracker import Tracker
 from tracer.model.vma import Snapshot
 from tracer.options import Options
 from tracer.probes import consumer
 from tracer.probes.holder import ProbeHolder
-from tracer.probes.layout import Control, Event, EventKind, Settings, Totals
+from tracer.probes.layout import Control, Event, EventKind, Totals
 from tracer.probes.program import Program
 from tracer.procfs.maps import read_maps
 from tracer.procfs.memory import MemoryReader
@@ -37,6 +41,7 @@ from tracer.procfs.status import read_brk_start, read_command, read_counters, re
 from tracer.report.live import View
 from tracer.stacks import StackBook
 from tracer.target import ProcessHandle, TargetInfo
+from tracer.throttle import Throttle
 from tracer.units import human_bytes, human_seconds
 from tracer.unwind.access import UnwindSizes
 
@@ -54,7 +59,8 @@ _MAX_PAGEMAP_READ = 4 << 30
 class Session:
     """Traces one process with a program compiled for it, which it closes.
 
-    ``say`` receives lines for the user while it runs; ``stop_requested`` ends it, saying what did.
+    ``say`` receives lines for the user while it runs; ``stop_requested`` ends it, saying what did. ``traps`` tells what
+    a trap costs here, ``verify`` which blocks the allocator itself still has for live.
     """
 
     def __init__(
@@ -66,13 +72,18 @@ class Session:
         sizes: UnwindSizes,
         say: Callable[[str], None],
         stop_requested: Callable[[], str | None],
+        traps: Callable[[], TrapCosts] = TrapCosts,
+        verify: Verify | None = None,
     ) -> None:
         self._target = target
         self._options = options
         self._program = program
         self._say = say
         self._stop_requested = stop_requested
+        self._verify = verify
         self._attachment = Attachment(program, holder, target.pid, sizes, say, options.rss_source)
+        budget = Budget(options.max_overhead, options.sample_bytes)
+        self._throttle = Throttle(program, self._attachment, target.pid, budget, traps)
         self._tracker = Tracker()
         self._history = History()
         self._code_changed = False
@@ -110,13 +121,7 @@ class Session:
         self._rss_seed = read_counters(self._target.pid)
         consumer.seed_rss(self._program, self._rss_seed)
         self._program.seed_control(Control(brk=end, heap_start=start))
-        self._program.set_settings(
-            Settings(
-                enabled=1,
-                heap_is_known=int(bool(self._attachment.probed)),
-                count_faults=int(self._attachment.rss_source == "faults"),
-            )
-        )
+        self._throttle.start()
         self._window_start(plan)
         if not self._attachment.probed:
             self._attachment.note(
@@ -174,11 +179,22 @@ class Session:
         elif event.kind == EventKind.ADVISE:
             self._tracker.advised[event.flags] += event.length
         else:
-            change = consumer.decode_event(event)
+            change = self._placed(consumer.decode_event(event))
             # What happened before the start snapshot is part of it.
             if change is not None and hasattr(self, "_started_ns") and event.time_ns >= self._started_ns:
                 self._tracker.apply(change)
             self._code_changed |= consumer.brings_code(event)
+
+    def _placed(self, change: VmaEvent | None) -> VmaEvent | None:
+        """Of a call that was not sampled, the kernel side does not know that an allocator made the mapping."""
+        if not isinstance(change, Mapped) or change.in_allocator or not change.stack:
+            return change
+        by_brk = change.kind == "brk"
+        if self._sampling().exact or not self._attachment.in_allocator(
+            self._stacks.raw(change.stack).ips, by_brk=by_brk
+        ):
+            return change
+        return replace(change, in_allocator=True)
 
     def _follow(self, view: View) -> str:
         """The main loop; returns in words what ended it."""
@@ -186,7 +202,8 @@ class Session:
         next_sample = 0.0
         with view:
             while True:
-                self._program.poll(_POLL_MS)
+                self._program.poll(min(_POLL_MS, round(self._throttle.wait * 1000)))
+                self._throttle.look()
                 if reason := self._stop_requested():
                     return reason
                 if view.poll():
@@ -205,7 +222,7 @@ class Session:
                 if self._options.duration is not None and now - self._started_ns / 1e9 >= self._options.duration:
                     return "the duration was over"
                 self._drain_if_full()
-                if now >= next_tick:
+                if now >= next_tick and not self._throttle.in_window:
                     self._tick(view)
                     next_tick = max(next_tick + self._options.interval, time.monotonic())
 
@@ -223,6 +240,7 @@ class Session:
             "the report covers the time since"
         )
         self._attachment.follow_exec()
+        self._throttle.restart()
         self._window_start()
         self._say(f"tracing process {self._target.pid} ({self._command}): {self._describe_probes()}")
 
@@ -292,7 +310,7 @@ class Session:
 
     def _finish(self, ended: str) -> Report:
         """Stop the kernel side, look a last time, detach, and put the report together."""
-        self._program.set_settings(Settings(enabled=0))
+        self._throttle.stop()
         end = self._end_snapshot()
         resident = self._resident_pages(end)
         self._program.consume()
@@ -305,6 +323,7 @@ class Session:
         live = {stack: total.live_bytes for stack, total in totals.items()}
         self._history.add(Point(seconds, end.counters.rss, live))
         usage = resource.getrusage(resource.RUSAGE_SELF)
+        blocks = self._known_blocks(end.time_ns)
         evidence = Evidence(
             pid=self._target.pid,
             command=self._command,
@@ -318,20 +337,29 @@ class Session:
             tracker=self._tracker,
             history=self._history,
             totals=totals,
-            blocks=consumer.read_live(self._program, self._epoch),
+            blocks=blocks.live,
+            unverified=blocks.unverified,
+            verified=blocks.verified,
             resident=resident,
             probed=tuple(self._attachment.probed),
             counters=counters,
             losses=self._losses(counters),
+            sampling=self._sampling(),
+            windows=tuple(self._throttle.windows),
             notes=[*self._attachment.notes, *self._attachment.failures],
             rss_source=self._attachment.rss_source,
             changes_complete=self._saw_all_changes(end, counters),
             overhead=Overhead(
-                target_share=None,
+                target_share=self._throttle.target_share,
                 self_cpu=usage.ru_utime + usage.ru_stime,
                 self_rss=read_counters(os.getpid()).rss,
-                probe_hits=counters["probe_hits"],
+                probe_hits=counters["probe_hits"] + counters["free_hits"],
                 map_memory=self._program.map_memory,
+                limit=self._options.max_overhead,
+                steps=tuple(
+                    OverheadStep(step.seconds, step.action, step.share) for step in self._throttle.budget.steps
+                ),
+                probed_share=probed_share(self._throttle.windows, self._started_ns, end.time_ns),
             ),
         )
         return assemble(evidence, self._stacks)
@@ -344,6 +372,17 @@ class Session:
             and consumer.last_rss(self._program) == end.counters
             and not counters["rss_unseeded"]
         )
+
+    def _known_blocks(self, now: int) -> KnownBlocks:
+        """The live blocks; where the malloc probes were off for a time, those that lived through it apart."""
+        blocks = consumer.read_live(self._program, self._epoch)
+        if not self._throttle.budget.ever_off:
+            return KnownBlocks(blocks)
+        return sort_out(blocks, self._throttle.windows, now, self._verify)
+
+    def _sampling(self) -> Sampling:
+        steps = self._throttle.budget.steps
+        return Sampling(self._throttle.sample_bytes, self._options.sample_bytes == 1 and not steps)
 
     def _end_snapshot(self) -> Snapshot:
         """The last snapshot; of a target that has ended, the latest one with the RSS that the kernel told last."""

@@ -53,6 +53,14 @@ class StackBook:
             for frame in self._resolver.resolve(ip, return_address=index > 0, lines=lines)
         )
 
+    def function_of(self, stack: int, index: int) -> str | None:
+        """The name of the function at a frame, counted from the innermost; None where it has none."""
+        ips = self.raw(stack).ips
+        if index >= len(ips):
+            return None
+        frames = self._resolver.resolve(ips[index], return_address=index > 0, lines=False)
+        return frames[-1].function if frames else None
+
     def remarks(self) -> list[str]:
         """What kept frames from having names or lines, in a sentence; nothing where nothing did."""
         problems = self._resolver.problems

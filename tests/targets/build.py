@@ -24,6 +24,7 @@ function_table      malloc called through a table of pointers only
 absent_stack        malloc called below stack pages that were never touched
 heartbeat           how long the target is held up (commands `b` and `e`)
 hot                 attach, detach and probes survive threads that do nothing but malloc and free (command `c`)
+hot_leak            the same, and one call in many leaks: what a budget must find (command `c`)
 leaky-server        the demonstration: a server with a leak, a cache, churn and a mapped log
 grow                a Python program that grows (a script: see command())
 
@@ -103,6 +104,7 @@ def _all_targets() -> Iterator[Target]:
     yield Target("hot", "hot.c")
     yield Target("touch", "touch.c")
     yield Target("fault_runs", "fault_runs.c")
+    yield Target("hot_leak", "hot_leak.c")
     yield Target("leaky-server", "leaky_server.c")
 
 

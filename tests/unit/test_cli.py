@@ -153,12 +153,26 @@ def test_the_pid_and_options_in_any_order(run: Run, tracing: Tracing, arguments:
 def test_defaults(run: Run, tracing: Tracing) -> None:
     assert run("1234").code == 0
     asked = tracing.asked
-    assert (asked["options"], asked["max_live"]) == (Options(None, 1.0, "rss-stat"), 1 << 20)
+    expected = Options(None, 1.0, "rss-stat", sample_bytes=16 << 10, max_overhead=0.05)
+    assert (asked["options"], asked["max_live"]) == (expected, 1 << 20)
 
 
 def test_options_are_passed_on(run: Run, tracing: Tracing) -> None:
     assert run("1234", "-i", "0.5", "--max-live", "2048").code == 0
     assert (tracing.asked["options"].interval, tracing.asked["max_live"]) == (0.5, 2048)
+
+
+@pytest.mark.parametrize(("text", "share"), [("2.5", 0.025), ("10%", 0.1), ("none", None), ("100", 1.0)])
+def test_the_budget_is_a_percentage(run: Run, tracing: Tracing, text: str, share: float | None) -> None:
+    assert run("1234", "--max-overhead", text, "--sample-bytes", "1").code == 0
+    options = tracing.asked["options"]
+    assert (options.max_overhead, options.sample_bytes) == (share, 1)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "101", "nan", "x"])
+def test_what_is_no_budget(run: Run, tracing: Tracing, text: str) -> None:
+    result = run("1234", "--max-overhead", text)
+    assert (result.code, tracing.asked) == (2, {}) and "max-overhead" in result.err
 
 
 def test_the_report_goes_to_standard_output(run: Run, tracing: Tracing) -> None:
@@ -241,6 +255,7 @@ def test_signals_are_as_before(run: Run, tracing: Tracing) -> None:
         (["1234", "-i", "0.05"], "interval"),
         (["1234", "-n", "0"], "top"),
         (["1234", "--max-live", "1"], "max-live"),
+        (["1234", "--sample-bytes", "0"], "sample-bytes"),
         (["1234", "--force=yes"], "force"),
         (["frobnicate"], "frobnicate"),
         (["attach", "x"], "x"),

@@ -12,7 +12,7 @@ from tracer.model.events import Mapped, Protected, Remapped, Remapping, RssChang
 from tracer.model.vma import RssCounters
 from tracer.probes import consumer, layout
 from tracer.probes.consumer import RawStack, brings_code, decode_event
-from tracer.probes.layout import Event, EventKind, RssCause, StackStatus, Totals
+from tracer.probes.layout import CERTAIN, Event, EventKind, RssCause, StackStatus, Totals
 from tracer.probes.program import Program
 
 READ, WRITE, EXEC = 1, 2, 4
@@ -152,13 +152,17 @@ def test_what_brings_code() -> None:
     assert not brings_code(event(EventKind.UNMAP, prot=EXEC))
 
 
-def put_totals(fake: FakeProgram, stack: int, epoch: int, *totals: int) -> None:
-    fake.map("totals").put(layout.TOTALS_KEY.pack(stack, epoch), layout.TOTALS_VALUE.pack(*totals))
+def put_totals(fake: FakeProgram, stack: int, epoch: int, *totals: float) -> None:
+    """Blocks, bytes, blocks, ...: the kernel counts blocks in fractions."""
+    values = [round(value * (1 << layout.WEIGHT_SHIFT)) if i % 2 == 0 else value for i, value in enumerate(totals)]
+    fake.map("totals").put(layout.TOTALS_KEY.pack(stack, epoch), layout.TOTALS_VALUE.pack(*values, 3, 0))
 
 
-def put_live(fake: FakeProgram, address: int, epoch: int, size: int, stack: int, time_ns: int) -> None:
+def put_live(
+    fake: FakeProgram, address: int, epoch: int, size: int, stack: int, time_ns: int, chance: int = CERTAIN
+) -> None:
     key = layout.LIVE_KEY.pack(address, 4711, epoch)
-    fake.map("live").put(key, layout.LIVE_VALUE.pack(size, stack, time_ns))
+    fake.map("live").put(key, layout.LIVE_VALUE.pack(size, stack, time_ns, chance))
 
 
 def test_totals_of_the_program_that_runs_now(fake: FakeProgram, program: Program) -> None:
@@ -166,8 +170,13 @@ def test_totals_of_the_program_that_runs_now(fake: FakeProgram, program: Program
     put_totals(fake, 1, 1, 10, 1000, 4, 300, 1, 8)
     put_totals(fake, 1 << 63, 1, 2, 20, 0, 0, 0, 0)
     totals = consumer.read_totals(program, 1)
-    assert totals == {1: Totals(10, 1000, 4, 300, 1, 8), 1 << 63: Totals(2, 20, 0, 0, 0, 0)}
+    assert totals == {1: Totals(10, 1000, 4, 300, 1, 8, 3), 1 << 63: Totals(2, 20, 0, 0, 0, 0, 3)}
     assert (totals[1].live_bytes, totals[1].live_count) == (700, 6)
+
+
+def test_totals_of_sampled_calls_are_whole_blocks(fake: FakeProgram, program: Program) -> None:
+    put_totals(fake, 1, 1, 10.499, 1000, 4.5, 300, 0.2, 8)
+    assert consumer.read_totals(program, 1) == {1: Totals(10, 1000, 5, 300, 0, 8, 3)}
 
 
 def columns(program: Program, epoch: int) -> list[list[int]]:
@@ -183,6 +192,12 @@ def test_live_blocks(fake: FakeProgram, program: Program) -> None:
     for i in (3, 1, 2):
         put_live(fake, BASE + i, 5, 10 * i, 100 * i, 1000 * i)
     assert columns(program, 5) == [[BASE + 1, BASE + 2, BASE + 3], [10, 20, 30], [100, 200, 300], [1000, 2000, 3000]]
+
+
+def test_sampled_blocks_keep_their_chance(fake: FakeProgram, program: Program) -> None:
+    put_live(fake, BASE + 16, 0, 10, 7, 1, CERTAIN // 4)
+    put_live(fake, BASE, 0, 10, 7, 1)
+    assert list(consumer.read_live(program, 0).chances) == [CERTAIN, CERTAIN // 4]
 
 
 def test_live_blocks_of_another_program_are_left_out(fake: FakeProgram, program: Program) -> None:

@@ -268,7 +268,7 @@ def test_page_says_the_window_sampling_losses_and_notes_before_any_figure_of_a_s
     panel = source[source.index('<dl class="window"') : source.index("</dl>", source.index('<dl class="window"'))]
     for said in (
         "30.0 s from 2026-02-03 14:03:22 UTC; ended: Ctrl-C",
-        "sampled (one in 512.0 KiB",
+        "sampled every 512.0 KiB",
         "7 blocks not tracked",
         "perf maps were not readable",
         "25568  /usr/sbin/samba",

@@ -34,6 +34,20 @@ class _Pid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic 
         return int(text)
 
 
+class _Share(click.FloatRange):
+    """A percentage as a share, or ``none`` for no limit."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value).lower() in ("none", "off"):
+            return None
+        percentage: Any = super().convert(str(value).removesuffix("%"), param, ctx)  # type: ignore[arg-type]
+        if not math.isfinite(percentage):
+            self.fail(f"{value} is no percentage", param, ctx)
+        return percentage / 100
+
+
 class _Seconds(click.FloatRange):
     """A time that ends: neither nan nor inf."""
 
@@ -83,6 +97,22 @@ class _Seconds(click.FloatRange):
     metavar="N",
     help="Live blocks that can be told apart; each takes about 100 bytes of kernel memory when used.",
 )
+@click.option(
+    "--sample-bytes",
+    type=click.IntRange(min=1, max=1 << 30),
+    default=16 << 10,
+    show_default=True,
+    metavar="N",
+    help="Mean distance of samples, in allocated bytes; blocks of that size or larger are all seen. 1: every block.",
+)
+@click.option(
+    "--max-overhead",
+    type=_Share(min=0, min_open=True, max=100),
+    default="5",
+    show_default=True,
+    metavar="PCT",
+    help="Share of the process's CPU time that tracing may cost, in percent; above it, less is traced. none: no limit.",
+)
 def attach(
     pid: int,
     duration: float | None,
@@ -95,6 +125,8 @@ def attach(
     force: bool,
     rss_source: RssSource,
     max_live: int,
+    sample_bytes: int,
+    max_overhead: float | None,
 ) -> None:
     """Trace process PID: which call stacks make it grow.
 
@@ -116,7 +148,8 @@ def attach(
     with ExitStack() as files:
         file, page = (_report_file(path, force, files) for path in (output, html))
         with StopSignals() as signals:
-            report = _trace(target, Options(duration, interval, rss_source), max_live, signals)
+            options = Options(duration, interval, rss_source, sample_bytes, max_overhead)
+            report = _trace(target, options, max_live, signals)
 
             def render(out: TextIO) -> None:
                 _render(report, out, as_json=as_json, top=top, allocator_frames=allocator_frames)
@@ -157,9 +190,10 @@ def _trace(target: TargetInfo, options: Options, max_live: int, signals: StopSig
     import os
     from concurrent.futures import ThreadPoolExecutor
 
+    from tracer.calibration import Calibration
     from tracer.probes.holder import ProbeHolder
 
-    holder = ProbeHolder()  # it forks, so it comes before the first thread
+    holder, calibration = ProbeHolder(), Calibration()  # they fork, so they come before the first thread
     try:
         # Compiling takes most of the start: meanwhile everything else is imported.
         with ThreadPoolExecutor(max_workers=1) as compiler:
@@ -168,9 +202,10 @@ def _trace(target: TargetInfo, options: Options, max_live: int, signals: StopSig
             from tracer.session import Session
 
             program, sizes = loading.result()
-        session = Session(target, options, program, holder, sizes, _say, signals.requested)
+        session = Session(target, options, program, holder, sizes, _say, signals.requested, calibration.result)
         return session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
     finally:
+        calibration.close()
         holder.close()
 
 

@@ -4,7 +4,8 @@ In memory that an allocator manages, the cause is the live allocations of the wi
 what the VMA grew by beyond them is kept by the allocator. Where no allocator stands between, the cause is the stack
 that mapped the range in the window, or else the stacks whose page faults made it resident. The rest is printed as
 unexplained. Negative rows say what was given back, and what of the live allocations lies in memory that was resident
-before the window began.
+before the window began. Where allocations are sampled, live rows are estimates, and the rows that take the rest make up
+for their error.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tracer.model.blocks import Blocks
 from tracer.model.report import ClassGrowth, LedgerRow, VmaGrowth
 from tracer.model.resident import ResidentPages
 from tracer.model.selfcheck import BETWEEN_READS
+from tracer.model.survival import Survivors
 from tracer.model.tracker import Origin, Tracker
 from tracer.model.vma import Snapshot, Vma, VmaUsage
 
@@ -31,8 +33,8 @@ class Books:
 
     ``between_reads`` is the difference of the two: what changed between reading the VMAs and the counters.
     ``resident_by_stack`` holds what of each stack's memory is resident, keyed by
-    (``live`` or ``faulted``, stack) and (``mapped``, origin). ``fault_estimate``: bytes of page faults seen, and of the
-    growth that they stand for, where they are an estimate.
+    (``live``, ``unverified`` or ``faulted``, stack) and (``mapped``, origin). ``fault_estimate``: bytes of page faults
+    seen, and of the growth that they stand for, where they are an estimate.
     """
 
     rows: tuple[LedgerRow, ...]
@@ -81,8 +83,14 @@ def close_books(
     *,
     allocators_traced: bool = True,
     faults_are_estimates: bool = False,
+    survivors: Survivors | None = None,
+    owners: Mapping[int, int | None] | None = None,
 ) -> Books:
     """Split the growth between two snapshots.
+
+    ``survivors`` is set where the malloc probes were off for a time: then what the allocator's memory grew by beyond
+    the live blocks may be live, too. ``owners`` maps stacks of page faults to the allocating stacks that they belong
+    to; None for one whose blocks come and go.
 
     ``classes`` and ``start_classes`` map the start address of each VMA of the end and of the start snapshot to its
     class. ``tracker`` was seeded from the start snapshot. ``resident`` tells which pages were resident at the end.
@@ -91,6 +99,7 @@ def close_books(
     books = _Bookkeeper(
         start, end, classes, start_classes, tracker, blocks, resident, allocators_traced, faults_are_estimates
     )
+    books.survivors, books.owners = survivors, owners or {}
     return books.close()
 
 
@@ -110,6 +119,8 @@ class _Bookkeeper:
         self._allocators_traced = allocators_traced
         self._faults_are_estimates = faults_are_estimates
         self._estimate = [0, 0]
+        self.survivors: Survivors | None = None
+        self.owners: Mapping[int, int | None] = {}
         self._start = start
         self._end = end
         self._classes = classes
@@ -247,16 +258,58 @@ class _Bookkeeper:
         """Live blocks by stack, and what the allocator keeps beyond them; returns what was booked."""
         grown = sum(part.resident for part in parts)
         grown -= sum(self._start_rss[part.origin] for part in parts if part.origin in seeds)
-        live = 0
+        live = error = 0
         # A block may begin in one part and end in the next: the heap grows by pieces.
         for start, end in _joined(range_ for part in parts for range_ in part.ranges):
             for stack, amount in self._live_resident(usage, start, end).items():
                 self._accounts.book(vma_class, "live", amount, stack)
                 self._resident[("live", stack)] += amount
                 live += amount
+            error += self._blocks.error(self._blocks.within(start, end))
         rest = grown - live
+        # Estimates may exceed what is there by chance; what exceeds it by more lies in memory from before the window.
+        too_much = min(max(-rest, 0), error)
+        self._accounts.book(vma_class, "sampling", -too_much)
+        rest += too_much
+        if self.survivors is not None and rest > 0:
+            self._book_unverified(vma_class, parts, rest)
+            return grown
         self._accounts.book(vma_class, "kept-by-allocator" if rest > 0 else "reused", rest)
         return grown
+
+    def _book_unverified(self, vma_class: str, parts: Sequence[_Part], rest: int) -> None:
+        """What grew while the malloc probes were off, by what their windows and the page faults meanwhile tell.
+
+        First the survivors of the windows; then the stacks that touched the pages, as far as they are not known for
+        blocks that come and go: beyond its survivors, what a stack touched counts for it. It sums to ``rest``.
+        """
+        assert self.survivors is not None
+        wanted: dict[tuple[str, int], float] = defaultdict(float)
+        for start, end in _joined(range_ for part in parts for range_ in part.ranges):
+            for stack, amount in self.survivors.within(start, end).items():
+                wanted["unverified", stack] += amount
+        claimed = self._booked_in_proportion(vma_class, wanted, rest)
+        touched: dict[tuple[str, int], float] = defaultdict(float)
+        for part in parts:
+            for stack, amount in self._faults[part.origin].items():
+                owner = self.owners.get(stack, stack)
+                if owner is not None and amount > 0:
+                    touched["faulted" if owner == stack else "unverified", owner] += amount
+        beyond = {key: amount - wanted.get(key, 0.0) for key, amount in touched.items()}
+        claimed += self._booked_in_proportion(vma_class, beyond, rest - claimed)
+        self._accounts.book(vma_class, "unverified", rest - claimed)
+
+    def _booked_in_proportion(self, vma_class: str, wanted: Mapping[tuple[str, int], float], room: int) -> int:
+        """Book amounts by (cause, stack), all of them scaled down where they exceed the room; returns their sum."""
+        total = sum(amount for amount in wanted.values() if amount > 0)
+        scale = min(1.0, room / total) if total > 0 else 0.0
+        booked = 0
+        for (cause, stack), amount in wanted.items():
+            share = int(max(amount, 0.0) * scale)
+            self._accounts.book(vma_class, cause, share, stack)
+            self._resident[(cause, stack)] += share
+            booked += share
+        return booked
 
     def _live_resident(self, usage: VmaUsage, start: int, end: int) -> dict[int, int]:
         indices = self._blocks.within(start, end)

@@ -80,8 +80,10 @@ class StackGrowth:
     ``malloc`` stacks: blocks allocated in the window and still live. ``mmap`` and ``brk`` stacks: memory mapped
     directly in the window and still mapped (``bytes`` counts what of it is resident). ``fault`` stacks: memory made
     resident by page faults where neither an allocator nor a mapping made in the window stands between.
-    ``rate`` is bytes per second over the window, ``oldest`` the age of the oldest live block, ``survival`` the share
-    of the bytes held in the middle of the window that are still held at its end (None: not known).
+    ``unverified_bytes`` are not in ``bytes``: what probably is live too, but lived through a time in which the malloc
+    probes were off. ``rate`` is bytes per second over the window, ``oldest`` the age of the oldest live block,
+    ``survival`` the share of the bytes held in the middle of the window that are still held at its end (None: not
+    known).
     """
 
     id: str
@@ -100,6 +102,12 @@ class StackGrowth:
     trend: Trend = "unknown"
     bytes_error: int = 0
     survival: float | None = None
+    unverified_bytes: int = 0
+
+    @property
+    def held(self) -> int:
+        """What the stack holds, proven or not: stacks are ranked by it."""
+        return self.bytes + self.unverified_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +143,30 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class OverheadStep:
+    """What the budget changed: when (seconds since the start), what, and the share of CPU time that led to it."""
+
+    seconds: float
+    action: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Overhead:
-    """What memtrace cost: share of the target's CPU time (None: not measured), own CPU seconds, own RSS."""
+    """What memtrace cost: share of the target's CPU time (None: not measured), own CPU seconds, own RSS.
+
+    ``limit`` is the budget (None: none), ``steps`` what it led to, ``probed_share`` the share of the window in which
+    the malloc probes were in.
+    """
 
     target_share: float | None
     self_cpu: float
     self_rss: int
     probe_hits: int = 0
     map_memory: int = 0
+    limit: float | None = None
+    steps: tuple[OverheadStep, ...] = ()
+    probed_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,12 +141,15 @@ def _growth_sentence(findings: Findings) -> str:
 
 
 def _shares(findings: Findings) -> list[str]:
-    rows = [row for row in findings.ledger if row.stack and row.cause in _CAUSES]
+    rows = [row for row in findings.ledger if row.stack and row.cause in (*_CAUSES, "unverified")]
     stacks = {row.stack for row in rows if row.bytes > 0}
     parts = [f"{human_bytes(sum(row.bytes for row in rows))} in {len(stacks)} call stack{'s' * (len(stacks) != 1)}"]
     stackless = sum(row.bytes for row in findings.ledger if not row.stack and row.cause in _CAUSES)
     if stackless:
         parts.append(f"{human_bytes(stackless)} without a stack")
+    unverified = sum(row.bytes for row in findings.ledger if not row.stack and row.cause == "unverified")
+    if unverified:
+        parts.append(f"{human_bytes(unverified)} unverified")
     kept = findings.by_cause(*_KEPT)
     if kept:
         parts.append(f"{human_bytes(kept)} kept by malloc")

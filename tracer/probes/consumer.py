@@ -109,28 +109,27 @@ def read_totals(program: Program, epoch: int) -> dict[int, Totals]:
         pairs = zip(layout.TOTALS_KEY.iter_unpack(keys), layout.TOTALS_VALUE.iter_unpack(values), strict=True)
         for (stack, of_epoch), value in pairs:
             if of_epoch == epoch:
-                totals[stack] = Totals._make(value)
+                totals[stack] = Totals.unpacked(value)
     return totals
 
 
 def read_live(program: Program, epoch: int) -> Blocks:
     """All live blocks of the program that runs now. Columns throughout: there may be a million."""
-    addresses, sizes, stacks, times = (array("Q") for _ in range(4))
+    addresses, *columns = (array("Q") for _ in range(5))
+    width = len(columns)
     for keys, values in program.map("live").read():
         key_words, value_words = array("Q", keys), array("Q", values)
         owners = key_words[1::2]
         if all(owner >> 32 == epoch for owner in set(owners)):
             addresses.extend(key_words[0::2])
-            sizes.extend(value_words[0::3])
-            stacks.extend(value_words[1::3])
-            times.extend(value_words[2::3])
+            for position, column in enumerate(columns):
+                column.extend(value_words[position::width])
             continue
         for index in (i for i, owner in enumerate(owners) if owner >> 32 == epoch):
             addresses.append(key_words[2 * index])
-            sizes.append(value_words[3 * index])
-            stacks.append(value_words[3 * index + 1])
-            times.append(value_words[3 * index + 2])
-    return Blocks(addresses, sizes, stacks, times)
+            for position, column in enumerate(columns):
+                column.append(value_words[width * index + position])
+    return Blocks(addresses, *columns)
 
 
 def forget_other_epochs(program: Program, epoch: int) -> None:

@@ -21,14 +21,19 @@ from pathlib import Path
 BPF_MAP_LOOKUP_ELEM = 1
 BPF_MAP_UPDATE_ELEM = 2
 BPF_MAP_DELETE_ELEM = 3
+BPF_PROG_LOAD = 5
 BPF_RAW_TRACEPOINT_OPEN = 17
 BPF_MAP_LOOKUP_BATCH = 24
 BPF_MAP_LOOKUP_AND_DELETE_BATCH = 25
 BPF_LINK_CREATE = 28
+BPF_ENABLE_STATS = 32
+
+BPF_PROG_TYPE_KPROBE = 2
+BPF_PROG_TYPE_TRACEPOINT = 5
+BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 
 BPF_TRACE_UPROBE_MULTI = 48
 BPF_TRACE_UPROBE_SESSION = 57
-_UPROBE_MULTI_RETURN = 1
 
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -65,31 +70,46 @@ def bpf(command: int, attributes: bytes | bytearray | ctypes.Array[ctypes.c_char
     return _syscall(_numbers()[0], ctypes.c_int(command), ctypes.byref(block), ctypes.c_uint(len(block)))
 
 
+def load_program(answer: int, attach_type: int = 0, kind: int = BPF_PROG_TYPE_KPROBE) -> int:
+    """Load a program that does nothing but return ``answer``; returns its file descriptor. Raises OSError."""
+    instructions = struct.pack("<BBhi", 0xB7, 0, 0, answer) + struct.pack("<BBhi", 0x95, 0, 0, 0)  # r0 = answer; exit
+    code, licence = ctypes.create_string_buffer(instructions, 16), ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack("<IIQQ", kind, 2, ctypes.addressof(code), ctypes.addressof(licence))
+    return bpf(BPF_PROG_LOAD, attributes.ljust(68, b"\0") + struct.pack("<I", attach_type))
+
+
+def enable_run_times() -> int:
+    """Have the kernel time all BPF programs as long as the returned descriptor is open (5.8). Raises OSError."""
+    return bpf(BPF_ENABLE_STATS, struct.pack("<I", 0))
+
+
 def open_raw_tracepoint(name: str, program_fd: int) -> int:
     """Attach a program to a raw tracepoint; returns the file descriptor that holds it. Raises OSError."""
     text = ctypes.create_string_buffer(name.encode())
     return bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(text), program_fd))
 
 
-def link_uprobes(program_fd: int, path: str, offsets: Sequence[int], pid: int, *, on_return: bool) -> int:
+def link_uprobes(program_fd: int, path: str, offsets: Sequence[int], pid: int, cookies: Sequence[int] = ()) -> int:
     """Attach a program to many file offsets of one file in one process at once (kernel 6.6).
 
-    Returns the link's file descriptor. Raises OSError.
+    With ``cookies``, one for each offset, it is a session: the program runs at the functions' entry and return
+    (kernel 6.13). Returns the link's file descriptor. Raises OSError.
     """
     name = ctypes.create_string_buffer(os.fsencode(path))
     places = (ctypes.c_ulong * len(offsets))(*offsets)
+    values = (ctypes.c_uint64 * len(cookies))(*cookies)
     attributes = struct.pack(
         "<IIIIQQQQIII",
         program_fd,
         0,
-        BPF_TRACE_UPROBE_MULTI,
+        BPF_TRACE_UPROBE_SESSION if cookies else BPF_TRACE_UPROBE_MULTI,
         0,
         ctypes.addressof(name),
         ctypes.addressof(places),
         0,
-        0,
+        ctypes.addressof(values) if cookies else 0,
         len(offsets),
-        _UPROBE_MULTI_RETURN if on_return else 0,
+        0,
         pid,
     )
     return bpf(BPF_LINK_CREATE, attributes)

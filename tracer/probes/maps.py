@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,12 @@ class KernelMap:
                 return
             position_in.raw = position_out.raw
             first = False
+
+
+def possible_cpus() -> int:
+    """How many values an element of a per-CPU map has: /sys/devices/system/cpu/possible ends with the last CPU."""
+    listed = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii")
+    return int(re.split("[,-]", listed.strip())[-1]) + 1
 
 
 def memory_of(fd: int) -> int:

@@ -7,6 +7,7 @@ import ctypes
 import os
 import resource
 import tempfile
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from tracer.bpf_source import bpf_directory
 from tracer.errors import KernelError
 from tracer.probes import kernel, layout
 from tracer.probes.bcc_import import import_bcc
-from tracer.probes.maps import KernelMap, memory_of
+from tracer.probes.maps import KernelMap, memory_of, possible_cpus
 from tracer.unwind.access import UnwindSizes
 
 # bcc rewrites map accesses in the main text only, so the files are joined, not included.
@@ -27,6 +28,7 @@ _SOURCES = (
     "unwind.bpf.c",
     "stack.bpf.c",
     "pending.bpf.c",
+    "sample.bpf.c",
     "alloc.bpf.c",
     "vma.bpf.c",
     "rss.bpf.c",
@@ -36,7 +38,6 @@ _SOURCES = (
 _MAPS: dict[str, tuple[int, int]] = {
     "settings": (4, layout.SETTINGS.size),
     "control": (4, layout.CONTROL.size),
-    "counters": (4, 8),
     "unwind_processes": (4, 16),
     "stacks": (8, layout.STACK_SIZE),
     "live": (layout.LIVE_KEY.size, layout.LIVE_VALUE.size),
@@ -46,7 +47,7 @@ _MAPS: dict[str, tuple[int, int]] = {
     "fault_runs": (4, layout.FAULT_RUN.size),
 }
 # Those that are not read here: by the kernel side alone, by bcc, or mapped into memory.
-_OTHER_MAPS = ("threads", "events", "unwind_rows", "unwind_pages", "unwind_mappings")
+_OTHER_MAPS = ("counters", "live_filter", "threads", "events", "unwind_rows", "unwind_pages", "unwind_mappings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Limits:
     threads: int = 1 << 14
     rss_keys: int = 1 << 16
     event_pages: int = 256
+    filter_bits: int = 17
 
 
 class Program:
@@ -69,12 +71,15 @@ class Program:
         Raises MissingDependencyError (no bcc) or KernelError (it refuses, and why).
         """
         self._bcc: Any = import_bcc()
+        self.loaded: dict[str, int] = {}
         directory = bpf_directory()
         header = (directory / "memtrace.h").read_text(encoding="utf-8")
         self.counter_names = layout.parse_counters(header)
         _raise_locked_memory_limit()
         self._bpf: Any = self._compile(directory, target_tgid, limits, unwind)
+        self._cpus = possible_cpus()
         self._maps = {name: KernelMap(self._bpf[name].map_fd, *sizes) for name, sizes in _MAPS.items()}
+        self._maps["counters"] = KernelMap(self._bpf["counters"].map_fd, 4, 8 * self._cpus)
 
     def _compile(self, directory: Path, target_tgid: int, limits: Limits, unwind: UnwindSizes) -> Any:
         os.environ["BCC_KERNEL_SOURCE"] = str(directory / "stub")
@@ -86,6 +91,7 @@ class Program:
             f"-DMAX_RSS_KEYS={limits.rss_keys}",
             f"-DEVENT_PAGES={limits.event_pages}",
             f"-DMAX_CPUS={_possible_cpus()}",
+            f"-DFILTER_BITS={limits.filter_bits}",
             *unwind.flags(),
         ]
         with _captured_stderr() as messages:
@@ -110,6 +116,7 @@ class Program:
                 raise KernelError(
                     f"the kernel refused the BPF program {function}: {_first_reason(messages(), error)}"
                 ) from error
+        self.loaded[function] = int(loaded.fd)
         return int(loaded.fd)
 
     def set_tail_call(self, array: str, program_fd: int) -> None:
@@ -158,7 +165,8 @@ class Program:
         """Return all counters by name."""
         values: list[int] = []
         for _keys, chunk in self.map("counters").read():
-            values.extend(int.from_bytes(chunk[i : i + 8], "little") for i in range(0, len(chunk), 8))
+            per_cpu = array("Q", chunk)
+            values.extend(sum(per_cpu[i : i + self._cpus]) for i in range(0, len(per_cpu), self._cpus))
         return {counter.name: value for counter, value in zip(self.counter_names, values, strict=False)}
 
     @property
@@ -219,11 +227,10 @@ def _first_reason(messages: str, error: Exception) -> str:
     return told[-1] if told else str(error)
 
 
-def supports_uprobe_multi(program: Program) -> bool:
-    """Whether uprobe-multi links can be trusted with a process filter.
+def supports_uprobe_session(program: Program) -> bool:
+    """Whether the kernel has session links (6.13), and with them uprobe-multi links that can be trusted.
 
-    They exist from kernel 6.6, but filtered by thread instead of by process until 6.10 (commit 46ba0e49b642).
-    Session links came after that repair (6.13), so a kernel that loads a session program has it.
+    Those exist from kernel 6.6, but filtered by thread instead of by process until 6.10 (commit 46ba0e49b642).
     """
     try:
         program.load("feature_session", "KPROBE", kernel.BPF_TRACE_UPROBE_SESSION)

@@ -110,6 +110,11 @@ def _rss_stat_event() -> tuple[str, int]:
         os.close(tracefs)
 
 
+def rss_stat_event_id() -> int:
+    """The id of kmem:rss_stat. Raises OSError where there is none."""
+    return _rss_stat_event()[1]
+
+
 def rss_stat_layout_matches(described: str) -> bool:
     """Whether a tracefs ``format`` file states the layout that bpf/rss.bpf.c was written for."""
     found = {

@@ -26,7 +26,7 @@ def write_json(report: Report, file: TextIO) -> None:
 
 def to_json(report: Report) -> dict[str, Any]:
     """The report as what ``json.dumps`` takes; stacks are sorted by the bytes that they hold."""
-    stacks = sorted(report.stacks, key=lambda stack: stack.bytes, reverse=True)
+    stacks = sorted(report.stacks, key=lambda stack: stack.held, reverse=True)
     return {
         "schema": SCHEMA,
         "pid": report.pid,
@@ -72,6 +72,12 @@ def to_json(report: Report) -> dict[str, Any]:
             "self_rss": report.overhead.self_rss,
             "probe_hits": report.overhead.probe_hits,
             "map_memory": report.overhead.map_memory,
+            "limit": report.overhead.limit,
+            "probed_share": report.overhead.probed_share,
+            "steps": [
+                {"seconds": step.seconds, "action": _text(step.action), "target_share": step.share}
+                for step in report.overhead.steps
+            ],
         },
         "probed": [_text(line) for line in report.probed],
         "losses": {_text(name): count for name, count in report.losses.items()},
@@ -118,6 +124,7 @@ def _stack(stack: StackGrowth) -> dict[str, Any]:
         "bytes": stack.bytes,
         "count": stack.count,
         "bytes_error": stack.bytes_error,
+        "unverified_bytes": stack.unverified_bytes,
         "allocated_bytes": stack.allocated_bytes,
         "freed_bytes": stack.freed_bytes,
         "allocated_count": stack.allocated_count,

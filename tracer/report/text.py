@@ -31,6 +31,8 @@ _CAUSES = {
     "before-attach": "from before the attach",
     "memtrace": "memtrace itself",
     "reused": "in memory already resident",
+    "sampling": "error of the estimates",
+    "unverified": "unverified: lived through a gap in tracing",
     "freed": "freed, but kept by the allocator",
     "metadata": "the allocator's own headers",
     "populated": "brought in by system calls",
@@ -150,20 +152,20 @@ class TextReport:
 
     def _stacks(self, page: Page) -> Iterator[Text]:
         """The stacks that hold most; the others are summed up in a line."""
-        held = sorted((stack for stack in self.report.stacks if stack.bytes > 0), key=lambda stack: -stack.bytes)
+        held = sorted((stack for stack in self.report.stacks if stack.held > 0), key=lambda stack: -stack.held)
         if not held:
             yield from _no_stacks(self.report, page)
             return
         yield Text("Top stacks: memory acquired while traced and still held", style="bold")
-        count = self._worth_showing([stack.bytes for stack in held])
+        count = self._worth_showing([stack.held for stack in held])
         for stack, header in zip(held[:count], _headers(self.report, held[:count], page), strict=True):
             yield Text()
             yield header
-            yield from _prose(page, page.clean(_details(stack)), first="      ")
+            yield from _prose(page, page.clean(_details(stack, page)), first="      ")
             yield from frame_lines(stack, page, self.max_frames, allocator_frames=self.allocator_frames)
         if held[count:]:
             yield Text()
-            rest = human_bytes(sum(stack.bytes for stack in held[count:]))
+            rest = human_bytes(sum(stack.held for stack in held[count:]))
             yield from _prose(page, f"... {plural(len(held) - count, 'more stack')} holding {rest}", style="dim")
 
     def _worth_showing(self, sizes: list[int]) -> int:
@@ -204,7 +206,7 @@ def _window(report: Report) -> str:
 def precision(report: Report) -> str:
     """How far the figures of stacks can be trusted."""
     if not report.sampling.exact:
-        return f"sampled (one in {human_bytes(report.sampling.interval)}: figures of stacks are estimates)"
+        return f"sampled every {human_bytes(report.sampling.interval)}: figures of stacks are estimates"
     if not report.probed:
         return "no allocator probed"
     return "exact but for the losses below" if any(report.losses.values()) else "exact (every allocation seen)"
@@ -300,7 +302,7 @@ def _headers(report: Report, stacks: list[StackGrowth], page: Page) -> Iterator[
     rows = [
         (
             f"#{rank}",
-            human_bytes(stack.bytes),
+            _with_error(stack, page),
             f"{share} of {basis}",
             human_rate(stack.rate),
             "" if stack.trend == "unknown" else stack.trend.replace("-", " "),
@@ -313,6 +315,15 @@ def _headers(report: Report, stacks: list[StackGrowth], page: Page) -> Iterator[
         if stack.trend in _TREND_STYLE:
             header.stylize(_TREND_STYLE[stack.trend], len(header) - len(stack.trend))
         yield header
+
+
+def _with_error(stack: StackGrowth, page: Page) -> str:
+    """The bytes, and half of their 95 % interval where there is room for it."""
+    size = human_bytes(stack.held)
+    if not stack.bytes_error or page.width < _ROOM_FOR_CLASS:
+        return size
+    sign = "+-" if page.ascii_only else "\N{PLUS-MINUS SIGN}"
+    return f"{size} {sign} {human_bytes(stack.bytes_error)}"
 
 
 def growth_by_stack(report: Report) -> dict[str, int]:
@@ -338,14 +349,16 @@ def _shares(report: Report, stacks: list[StackGrowth]) -> tuple[str, list[str]]:
     of_growth = growth_by_stack(report)
     if share_basis(report, of_growth) == "growth":
         return "growth", [percent(of_growth.get(stack.id, 0), report.growth) for stack in stacks]
-    held = sum(stack.bytes for stack in report.stacks)
-    return "live bytes", [percent(stack.bytes, held) for stack in stacks]
+    held = sum(stack.held for stack in report.stacks)
+    return "live bytes", [percent(stack.held, held) for stack in stacks]
 
 
-def _details(stack: StackGrowth) -> str:
+def _details(stack: StackGrowth, page: Page) -> str:
     what, unit, undone = KINDS[stack.kind]
     parts = [f"{what} in {stack.vma_class}: {plural(stack.count, unit)}"]
-    if stack.bytes_error:
+    if stack.unverified_bytes:
+        parts.append(f"{human_bytes(stack.unverified_bytes)} unverified: lived through a gap in tracing")
+    if stack.bytes_error and page.width < _ROOM_FOR_CLASS:
         parts.append(f"give or take {human_bytes(stack.bytes_error)}")
     if stack.oldest > 0:
         parts.append(f"oldest {human_seconds(stack.oldest)}")
@@ -382,7 +395,7 @@ def _footer(report: Report, page: Page) -> Iterator[Text]:
         yield from _entry(page, "losses", loss, "yellow" if losses else "")
     yield from _entry(page, "probed", ", ".join(report.probed) or "no allocator")
     # Without stacks the notes stand where the stacks would be.
-    for note in report.notes if any(stack.bytes > 0 for stack in report.stacks) else ():
+    for note in report.notes if any(stack.held > 0 for stack in report.stacks) else ():
         yield from _entry(page, "note", note)
     yield from _entry(page, "memtrace", cost(report.overhead))
 
