@@ -1,0 +1,104 @@
+"""Finding the chunks that glibc malloc mapped one by one: large blocks, each with a mapping of its own.
+
+malloc counts them but keeps no list. Each begins with a header of its own flag, at the start of its mapping, or
+further on where an alignment was asked for; the kernel merges neighbouring mappings, so a header may stand at any
+page. Source: malloc/malloc.c (sysmalloc_mmap, _int_memalign), glibc 2.27 to 2.43.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+
+from tracer.heap.heap_index import BLOCK_OFFSET, MappedChunk
+from tracer.heap.spans import Run
+from tracer.heap.target_memory import PAGE, TargetMemory
+from tracer.model.vma import Vma
+
+_HEADER = 16
+_IS_MMAPPED, _FLAGS, _MMAP_HP = 2, 7, 1
+# Where in its page a header stands: for no alignment, then for those of 32 to 2048, and of a page or more.
+_OFFSETS = (0, *((16 << power) - 16 for power in range(1, 8)), PAGE - 16)
+
+
+def find_mmapped(
+    memory: TargetMemory, vmas: Sequence[Vma], count: int, taken: Callable[[Vma], bool], is_late: Callable[[], bool]
+) -> list[MappedChunk]:
+    """Mapped chunks, until all ``count`` of them are found, ascending.
+
+    ``taken`` says which mappings belong to arenas, ``is_late`` when to stop looking.
+    """
+    ranges = [(vma.start, vma.end) for vma in vmas if _may_hold(vma) and not taken(vma)]
+    found: dict[int, MappedChunk] = {}
+    if not count:
+        return []
+    for start, end in ranges:
+        _follow(memory, start, end, found)
+    for offset in _OFFSETS:
+        if len(found) >= count or is_late():
+            break
+        for start, end in ranges:
+            _scan(memory, start, end, offset, found)
+    return [found[start] for start in sorted(found)]
+
+
+def _may_hold(vma: Vma) -> bool:
+    named = bool(vma.path) and vma.path != b"[anon: glibc: malloc]"
+    return vma.perms == "rw-p" and not vma.is_file and not named
+
+
+def _follow(memory: TargetMemory, start: int, end: int, found: dict[int, MappedChunk]) -> None:
+    """Chunks one after another from the start of a VMA: most often that is all of them."""
+    while start < end and memory.pages(start, start + PAGE).resident:
+        chunk = _chunk(memory.gather([start], _HEADER), start, end)
+        if chunk is None:
+            return
+        found[chunk.start] = chunk
+        start = chunk.end
+
+
+def _scan(memory: TargetMemory, start: int, end: int, offset: int, found: dict[int, MappedChunk]) -> None:
+    """Look at ``offset`` into each resident page that no chunk has yet."""
+    skip_to = start
+    for page, header in _headers(memory, start, end, offset):
+        if page < skip_to:
+            continue
+        known = found.get(page)
+        chunk = known or _chunk(header, page + offset, end)
+        if chunk is not None and chunk.start >= start and chunk.end <= end:
+            found[chunk.start] = chunk
+            skip_to = chunk.end
+
+
+def _headers(memory: TargetMemory, start: int, end: int, offset: int) -> Iterator[tuple[int, bytes]]:
+    """The page and the header of each place that could be one's."""
+    for low, high in memory.pages(start, end).resident:
+        pages = range(low, high, PAGE)
+        data = memory.gather([page + offset for page in pages], _HEADER)
+        words = array("Q", data)[1::2]
+        for index, word in enumerate(words):
+            if word & _FLAGS == _IS_MMAPPED and word >> 4:
+                yield pages[index], data[index * _HEADER : (index + 1) * _HEADER]
+
+
+def _chunk(header: bytes, address: int, limit: int) -> MappedChunk | None:
+    """The chunk whose header stands at ``address``, if it is one that ends by ``limit``.
+
+    Up to 2.42 the size reaches to the end of the mapping; 2.43 leaves 16 bytes there, as a successor's header.
+    """
+    offset = int.from_bytes(header[:8], "little") & ~_MMAP_HP
+    word = int.from_bytes(header[8:16], "little")
+    size = word & ~_FLAGS
+    start = address - offset
+    if word & _FLAGS != _IS_MMAPPED or size < PAGE // 2 or offset % 16 or start % PAGE or start <= 0:
+        return None
+    for behind in (0, _HEADER):
+        end = address + size + behind
+        if end % PAGE == 0 and end <= limit:
+            return MappedChunk(start, end, address + BLOCK_OFFSET, size - (BLOCK_OFFSET if not behind else 8))
+    return None
+
+
+def resident_of(memory: TargetMemory, chunks: Sequence[MappedChunk]) -> list[Run]:
+    """What of the chunks' mappings is resident, ascending."""
+    return [run for chunk in chunks for run in memory.pages(chunk.start, chunk.end).resident]
