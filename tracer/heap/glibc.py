@@ -100,8 +100,8 @@ def _look_around(
     lookup = Lookup([region for each in regions for region in each])
     cached = find_cached(memory, [each.arena for each in walks], lookup, parameters.cache_count if parameters else 0)
     count = parameters.mmapped_count if parameters else 0
-    heaps = {region.region.start for each in regions for region in each}
-    mapped = find_mmapped(memory, vmas, count, lambda vma: vma.start in heaps, budget.is_late)
+    taken = sorted((region.region.start, region.region.end) for each in regions for region in each)
+    mapped = find_mmapped(memory, vmas, count, taken, budget.is_late)
     return _Findings(walks, regions, cached, parameters, mapped)
 
 

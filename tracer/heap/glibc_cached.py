@@ -197,7 +197,10 @@ def _follow_lists(
         found.cached += [block - BLOCK_OFFSET for _, block in reached]
         seen.update(block - BLOCK_OFFSET for _, block in reached)
         words = Struct("=Q").iter_unpack(memory.gather([block for _, block in reached], 8))
-        following = [(each, links.follow(block, word, BLOCK_OFFSET)) for (each, block), (word,) in zip(reached, words, strict=True)]
+        following = [
+            (each, links.follow(block, word, BLOCK_OFFSET))
+            for (each, block), (word,) in zip(reached, words, strict=True)
+        ]
         at = [(each, block) for each, block in following if block]
 
 

@@ -75,7 +75,11 @@ class RegionWalk:
     says that they are free. The last chunk is the top where ``has_top``.
     """
 
-    def __init__(self, memory: TargetMemory, region: Region, *, is_main: bool, budget: Budget) -> None:
+    def __init__(
+        self, memory: TargetMemory, region: Region, *, is_main: bool, budget: Budget, ends_at_fence: bool = False
+    ) -> None:
+        """With ``ends_at_fence`` the region ends at the first fencepost, and its own end is only a limit."""
+        self._ends_at_fence = ends_at_fence
         self._memory = memory
         self._budget = budget
         self.is_main = is_main
@@ -101,11 +105,9 @@ class RegionWalk:
         self._expects_top = holds_top
         self._retreats = 0
         position = self._back(_RETREAT)
-        while position < region.end:
+        while position < self.region.end:
             position = self._block(position)
-        if position > region.end:
-            raise WalkTorn(f"the last chunk at {position:#x} ends behind the region")
-        self.has_top = holds_top
+        self.has_top = holds_top and self.region.end == region.end
 
     def begins_well(self) -> bool:
         """Whether chunks seem to lead on from the region's beginning."""
@@ -176,6 +178,9 @@ class RegionWalk:
             return self._gap(position, self.region.end)
         if not self.is_main or size != UNIT or behind != UNIT:
             return 0
+        if self._ends_at_fence:
+            self.region = Region(self.region.start, self.region.first, (position + 2 * UNIT + PAGE - 1) & -PAGE)
+            return self._gap(position, self.region.end)
         beginning = self._next_chain(position + 2 * UNIT)
         return self._gap(position, beginning) if beginning else 0
 

@@ -9,26 +9,29 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from struct import Struct
 
 from tracer.heap.heap_index import BLOCK_OFFSET, MappedChunk
-from tracer.heap.spans import Run
+from tracer.heap.spans import Run, gaps
 from tracer.heap.target_memory import PAGE, TargetMemory
 from tracer.model.vma import Vma
 
 _HEADER = 16
+_WORDS = Struct("=2Q")
 _IS_MMAPPED, _FLAGS, _MMAP_HP = 2, 7, 1
 # Where in its page a header stands: for no alignment, then for those of 32 to 2048, and of a page or more.
 _OFFSETS = (0, *((16 << power) - 16 for power in range(1, 8)), PAGE - 16)
 
 
 def find_mmapped(
-    memory: TargetMemory, vmas: Sequence[Vma], count: int, taken: Callable[[Vma], bool], is_late: Callable[[], bool]
+    memory: TargetMemory, vmas: Sequence[Vma], count: int, taken: Sequence[Run], is_late: Callable[[], bool]
 ) -> list[MappedChunk]:
     """Mapped chunks, until all ``count`` of them are found, ascending.
 
-    ``taken`` says which mappings belong to arenas, ``is_late`` when to stop looking.
+    ``taken`` are the ascending ranges that belong to arenas, ``is_late`` says when to stop looking.
     """
-    ranges = [(vma.start, vma.end) for vma in vmas if _may_hold(vma) and not taken(vma)]
+    ranges = [run for vma in vmas if _may_hold(vma) for run in gaps(taken, vma.start, vma.end)]
+    ranges = [(start, end) for start, end in ranges if start < end]
     found: dict[int, MappedChunk] = {}
     if not count:
         return []
@@ -50,7 +53,7 @@ def _may_hold(vma: Vma) -> bool:
 def _follow(memory: TargetMemory, start: int, end: int, found: dict[int, MappedChunk]) -> None:
     """Chunks one after another from the start of a VMA: most often that is all of them."""
     while start < end and memory.pages(start, start + PAGE).resident:
-        chunk = _chunk(memory.gather([start], _HEADER), start, end)
+        chunk = mapped_chunk(*_WORDS.unpack(memory.gather([start], _HEADER)), start, end)
         if chunk is None:
             return
         found[chunk.start] = chunk
@@ -60,42 +63,39 @@ def _follow(memory: TargetMemory, start: int, end: int, found: dict[int, MappedC
 def _scan(memory: TargetMemory, start: int, end: int, offset: int, found: dict[int, MappedChunk]) -> None:
     """Look at ``offset`` into each resident page that no chunk has yet."""
     skip_to = start
-    for page, header in _headers(memory, start, end, offset):
+    for page, previous, size in _headers(memory, start, end, offset):
         if page < skip_to:
             continue
-        known = found.get(page)
-        chunk = known or _chunk(header, page + offset, end)
+        chunk = found.get(page) or mapped_chunk(previous, size, page + offset, end)
         if chunk is not None and chunk.start >= start and chunk.end <= end:
             found[chunk.start] = chunk
             skip_to = chunk.end
 
 
-def _headers(memory: TargetMemory, start: int, end: int, offset: int) -> Iterator[tuple[int, bytes]]:
-    """The page and the header of each place that could be one's."""
+def _headers(memory: TargetMemory, start: int, end: int, offset: int) -> Iterator[tuple[int, int, int]]:
+    """The page and the two words of each header that could be one's."""
     for low, high in memory.pages(start, end).resident:
         pages = range(low, high, PAGE)
-        data = memory.gather([page + offset for page in pages], _HEADER)
-        words = array("Q", data)[1::2]
-        for index, word in enumerate(words):
-            if word & _FLAGS == _IS_MMAPPED and word >> 4:
-                yield pages[index], data[index * _HEADER : (index + 1) * _HEADER]
+        words = array("Q", memory.gather(range(low + offset, high + offset, PAGE), _HEADER))
+        for page, previous, size in zip(pages, words[0::2], words[1::2], strict=True):
+            if size & _FLAGS == _IS_MMAPPED:
+                yield page, previous, size
 
 
-def _chunk(header: bytes, address: int, limit: int) -> MappedChunk | None:
-    """The chunk whose header stands at ``address``, if it is one that ends by ``limit``.
+def mapped_chunk(previous: int, size_word: int, address: int, limit: int) -> MappedChunk | None:
+    """The mapped chunk with these two header words at ``address``, if it is one that ends by ``limit``.
 
     Up to 2.42 the size reaches to the end of the mapping; 2.43 leaves 16 bytes there, as a successor's header.
     """
-    offset = int.from_bytes(header[:8], "little") & ~_MMAP_HP
-    word = int.from_bytes(header[8:16], "little")
-    size = word & ~_FLAGS
+    offset = previous & ~_MMAP_HP
+    size = size_word & ~_FLAGS
     start = address - offset
-    if word & _FLAGS != _IS_MMAPPED or size < PAGE // 2 or offset % 16 or start % PAGE or start <= 0:
+    if size_word & _FLAGS != _IS_MMAPPED or size < PAGE // 2 or offset % 16 or start % PAGE or start <= 0:
         return None
     for behind in (0, _HEADER):
         end = address + size + behind
         if end % PAGE == 0 and end <= limit:
-            return MappedChunk(start, end, address + BLOCK_OFFSET, size - (BLOCK_OFFSET if not behind else 8))
+            return MappedChunk(start, end, address + BLOCK_OFFSET, size - (8 if behind else BLOCK_OFFSET))
     return None
 
 

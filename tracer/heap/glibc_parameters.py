@@ -67,7 +67,7 @@ def _parse(words: memoryview, index: int, layout: _Layout, *, is_sure: bool) -> 
     raw = words[first:last].tobytes()
     trim, top_pad, mmap_threshold, arena_test, arena_max, *rest = layout.fields.unpack_from(raw)
     count, limit, most, is_fixed, mapped, most_mapped, _, bins, _, cache_count = rest
-    sizes_fit = mapped <= most_mapped and mapped % PAGE == 0 and (count == 0) == (mapped == 0)
+    sizes_fit = mapped <= most_mapped and mapped % 16 == 0 and (count == 0) == (mapped == 0)
     counts_fit = 0 <= count <= most <= limit < _MAX_MMAPS and is_fixed in (0, 1) and 0 < arena_test < 1 << 20
     if not sizes_fit or not counts_fit or (not is_sure and (limit != 65536 or bins != 64)):
         return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tracer.heap.glibc_arenas import Arena, Region, heaps_of, main_region, read_arena
 from tracer.heap.glibc_chunks import Budget, RegionWalk, WalkTorn
+from tracer.heap.glibc_scattered import walk_scattered
 from tracer.heap.heap_walk import WalkRefused
 from tracer.heap.target_memory import TargetMemory
 from tracer.model.vma import Vma
@@ -16,7 +17,6 @@ _ROUNDS = 40
 # How often a region is begun anew, after no place near the trouble led on.
 _MAX_TEARS = 4
 _MAX_REGION = 1 << 44
-_ANONYMOUS = (b"", b"[heap]", b"[anon: glibc: malloc]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,10 @@ class ArenaWalk:
     regions: tuple[RegionWalk, ...]
 
 
-def walk_arena(
-    memory: TargetMemory, arena: Arena, vmas: Sequence[Vma], *, is_main: bool, budget: Budget
-) -> ArenaWalk:
+def walk_arena(memory: TargetMemory, arena: Arena, vmas: Sequence[Vma], *, is_main: bool, budget: Budget) -> ArenaWalk:
     """Walk until every region ends as it should and their sizes add up; raises WalkRefused where they never do."""
     if is_main and not arena.is_contiguous:
-        return _walk_scattered(memory, arena, vmas, budget)
+        return ArenaWalk(*walk_scattered(memory, arena, vmas, budget))
     known: dict[int, RegionWalk] = {}
     tears = 0
     base = _steady_base(memory, arena) if is_main else 0
@@ -96,33 +94,6 @@ def _walk_regions(
             walk = RegionWalk(memory, region, is_main=is_main, budget=budget)
         known[region.start] = walk
         walk.run(region, holds_top=holds_top)
-
-
-def _walk_scattered(memory: TargetMemory, arena: Arena, vmas: Sequence[Vma], budget: Budget) -> ArenaWalk:
-    """A main arena for which the program break could not grow: its regions are mappings, which no list names.
-
-    A mapping is taken for one where chunks lead from its beginning to its end, or to the top's.
-    """
-    top = main_region(memory, arena)
-    walks: list[RegionWalk] = []
-    for vma in vmas:
-        if vma.perms != "rw-p" or vma.path not in _ANONYMOUS or vma.is_file or top is None:
-            continue
-        holds_top = vma.start <= arena.top < vma.end
-        region = Region(vma.start, vma.start, top.end if holds_top else vma.end)
-        walk = RegionWalk(memory, region, is_main=True, budget=budget)
-        try:
-            if walk.begins_well():
-                walk.run(region, holds_top=holds_top)
-                walks.append(walk)
-        except WalkTorn:
-            continue
-    after = read_arena(memory, arena.address, arena.layout)
-    if not arena.system == after.system == sum(walk.region.size for walk in walks):
-        raise WalkRefused(
-            "changing", "the main arena is made of several mappings, not all of which were found: no use to guess"
-        )
-    return ArenaWalk(after, tuple(walks))
 
 
 def _size(regions: Sequence[Region]) -> int:
