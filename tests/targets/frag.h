@@ -28,6 +28,14 @@ static UNUSED void show_freed(void *address)
     shown_freed[freed_seen++ % SHOWN] = address;
 }
 
+// Not a pair of calls that the compiler may leave out.
+static UNUSED void warm_up(size_t size)
+{
+    void *volatile address = malloc(size);
+
+    free(address);
+}
+
 // Room for blocks that malloc does not know of, written so that it is resident.
 static UNUSED struct block *block_room(size_t count)
 {
@@ -106,6 +114,7 @@ static UNUSED int frag_serve(void (*phase)(void))
         } else if (command == 'g' || command == 'i') {
             if (command == 'g') {
                 target_phase++;
+                freed_seen = 0;
                 phase();
             }
             send_heap_truth();

@@ -31,7 +31,7 @@ int main(int argc, char **argv)
 {
     count = argument(argc, argv, 1, 4000);
     size = argument(argc, argv, 2, 12000);
-    free(malloc(size));
+    warm_up(size);
     target_ready();
     return frag_serve(run_phase);
 }

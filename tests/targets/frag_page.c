@@ -35,7 +35,7 @@ int main(int argc, char **argv)
 {
     count = argument(argc, argv, 1, 40000);
     size = argument(argc, argv, 2, 240);
-    free(malloc(size));
+    warm_up(size);
     target_ready();
     return frag_serve(run_phase);
 }

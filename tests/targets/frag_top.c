@@ -31,7 +31,7 @@ int main(int argc, char **argv)
     count = argument(argc, argv, 1, 4000);
     size = argument(argc, argv, 2, 6000);
     mallopt(M_TRIM_THRESHOLD, 1 << 30);
-    free(malloc(size));
+    warm_up(size);
     target_ready();
     return frag_serve(run_phase);
 }

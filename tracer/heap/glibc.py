@@ -7,14 +7,15 @@ from 2.31 to 2.43, shared or static. ``walk`` is all that others need; what it r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from tracer.errors import MemtraceError
 from tracer.heap.glibc_arenas import Arena, Arenas, find_arenas, read_arena
 from tracer.heap.glibc_cached import Cached, Lookup, find_cached
-from tracer.heap.glibc_chunks import Budget, RegionWalk
+from tracer.heap.glibc_chunks import Budget
 from tracer.heap.glibc_mmapped import find_mmapped, resident_of
 from tracer.heap.glibc_parameters import find_parameters
 from tracer.heap.glibc_regions import ArenaWalk, walk_arena
@@ -30,10 +31,11 @@ from tracer.heap.heap_walk import (
     WalkRefused,
 )
 from tracer.heap.spans import Run, Spans
-from tracer.heap.target_memory import PAGE, LiveMemory, TargetMemory
+from tracer.heap.target_memory import LiveMemory, TargetMemory
 from tracer.model.vma import Vma
 from tracer.procfs.files import read_file
 from tracer.procfs.maps import read_maps
+from tracer.procfs.pagescan import PAGE
 from tracer.units import human_bytes
 
 MAX_SECONDS = 5.0
@@ -98,7 +100,8 @@ def _look_around(
     parameters = find_parameters(arenas.data, sbrk_base, has_fastbins=arenas.main.layout.has_fastbins)
     regions = [[RegionIndex(region) for region in each.regions] for each in walks]
     lookup = Lookup([region for each in regions for region in each])
-    cached = find_cached(memory, [each.arena for each in walks], lookup, parameters.cache_count if parameters else 0)
+    limit = parameters.cache_count if parameters else 0
+    cached = find_cached(memory, [each.arena for each in walks], lookup, limit, budget.is_late)
     count = parameters.mmapped_count if parameters else 0
     taken = sorted((region.region.start, region.region.end) for each in regions for region in each)
     mapped = find_mmapped(memory, vmas, count, taken, budget.is_late)
@@ -138,13 +141,14 @@ def _use_of(memory: TargetMemory, index: RegionIndex, cached: Cached, notes: lis
     swapped = sum(high - low for low, high in pages.swapped)
     if swapped:
         notes.append(f"{human_bytes(swapped)} of the heap are swapped out: not counted as resident")
-    fast, blocks, tables = (_chunks_in(index, chunks) for chunks in (cached.fast, cached.cached, cached.tables))
+    fast, blocks, tables = (_in_region(index, chunks) for chunks in (cached.fast, cached.cached, cached.tables))
     return UseIndex(index, resident, Spans(fast), Spans(blocks), tables)
 
 
-def _chunks_in(index: RegionIndex, chunks: Iterable[int]) -> list[Run]:
+def _in_region(index: RegionIndex, chunks: Sequence[Run]) -> Sequence[Run]:
+    """The chunks, of ascending ones, that lie in the region."""
     start, end = index.region.start, index.region.end
-    return [(chunk, chunk + index.size_of(chunk)) for chunk in chunks if start <= chunk < end]
+    return chunks[bisect_left(chunks, (start, 0)) : bisect_left(chunks, (end, 0))]
 
 
 def _sums(use: UseIndex, vmas: Sequence[Vma], top_page: int, is_locked: bool) -> HeapUse:
@@ -153,8 +157,7 @@ def _sums(use: UseIndex, vmas: Sequence[Vma], top_page: int, is_locked: bool) ->
     start, end = region.start, region.end
     can_cut = index.is_main and any(vma.path == b"[heap]" and vma.start < end <= vma.end for vma in vmas)
     beyond = any(vma.path == b"[heap]" and vma.start <= end < (vma.end & -PAGE) for vma in vmas)
-    top = use.top.resident(start, end)
-    gives = returnable(use, can_cut_top=can_cut and not beyond, top_page=top_page)
+    gives = returnable(use, can_cut_top=can_cut and not beyond, is_locked=is_locked, top_page=top_page)
     return HeapUse(
         system=region.size,
         free=index.free.total,
@@ -169,8 +172,8 @@ def _sums(use: UseIndex, vmas: Sequence[Vma], top_page: int, is_locked: bool) ->
         free_resident=use.free.resident(start, end),
         fast_resident=use.fast.resident(start, end),
         cached_resident=use.cached.resident(start, end),
-        top_resident=top,
-        returnable=min(gives, top) if is_locked else gives,
+        top_resident=use.top.resident(start, end),
+        returnable=gives,
     )
 
 
@@ -204,6 +207,3 @@ def _locked_bytes(pid: int) -> int:
         line = re.search(rb"^VmLck:\s+(\d+) kB", read_file(pid, "status"), re.MULTILINE)
         return int(line[1]) << 10 if line else 0
     return 0
-
-
-__all__ = ["MAX_CHUNKS", "MAX_SECONDS", "RegionWalk", "walk", "walk_memory"]

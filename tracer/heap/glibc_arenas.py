@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from struct import Struct
 
 from tracer.heap.heap_walk import WalkRefused
-from tracer.heap.target_memory import PAGE, TargetMemory, page_of, read_words
+from tracer.heap.target_memory import TargetMemory, page_of, read_words
 from tracer.model.vma import Vma
+from tracer.procfs.pagescan import PAGE
 
 _LIBC = re.compile(rb".*/libc(-2\.\d+)?\.so(\.6)?( \(deleted\))?")
 # Beyond this no data section is searched: some programs have gigabytes of it.

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from struct import Struct
 
 from tracer.heap.glibc_arenas import Arena
 from tracer.heap.heap_index import BLOCK_OFFSET, RegionIndex
+from tracer.heap.spans import Run
 from tracer.heap.target_memory import TargetMemory
 
 _SMALL_BINS = 64
 _FIRST_SIZE, _SIZE_STEP = 32, 16
 # Of the candidates for caches so many are looked into.
 _MAX_CANDIDATES = 20_000
+# Of a cache's 64 or 76 lists, so many may not fit their count, because they are changed while they are read.
+_MAX_WRONG = 3
+_LATE_CHECK = 4096
+_WORD = Struct("=Q")
 _WINDOW = 64 << 10
 _MAX_WINDOWS = 512
 
@@ -44,14 +49,14 @@ class _TableShape:
 _SHAPES = (_TableShape(Struct("=64H64Q"), 64, False), _TableShape(Struct("=76H76Q"), 76, True))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Cached:
-    """Chunks by where they wait, and the chunks that hold the tables of caches."""
+    """Ascending chunks (start, end) by where they wait, and the chunks that hold the tables of caches."""
 
-    fast: list[int] = field(default_factory=list)
-    cached: list[int] = field(default_factory=list)
-    tables: list[int] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    fast: Sequence[Run]
+    cached: Sequence[Run]
+    tables: Sequence[Run]
+    notes: Sequence[str]
 
 
 class Lookup:
@@ -85,128 +90,139 @@ class _Links:
         return plain if self._mangled is False else revealed
 
 
-def find_cached(memory: TargetMemory, arenas: Iterable[Arena], lookup: Lookup, cache_count: int) -> Cached:
+def find_cached(
+    memory: TargetMemory, arenas: Iterable[Arena], lookup: Lookup, cache_count: int, is_late: Callable[[], bool]
+) -> Cached:
     """All chunks in fastbins and threads' caches.
 
-    ``cache_count`` is malloc's limit of blocks in each list of a cache, 0 where it is not known.
+    ``cache_count`` is malloc's limit of blocks in each list of a cache, 0 where it is not known. ``is_late`` says when
+    to stop following lists.
     """
-    found = Cached()
-    links = _Links(lambda chunk: lookup.size_of(chunk) > 0)
-    seen: set[int] = set()
+    search = _Search(memory, lookup, cache_count or 0xFFFF, is_late)
     for arena in arenas:
         for position, head in enumerate(arena.fastbins):
-            if head:
-                _follow_fastbin(memory, head, _FIRST_SIZE + _SIZE_STEP * position, lookup, links, found, seen)
+            search.follow_fastbin(head, _FIRST_SIZE + _SIZE_STEP * position)
     for shape in _SHAPES:
-        _find_tables(memory, shape, lookup, links, cache_count, found, seen)
-    found.fast.sort()
-    found.cached.sort()
-    found.tables.sort()
-    return found
-
-
-def _follow_fastbin(
-    memory: TargetMemory, head: int, size: int, lookup: Lookup, links: _Links, found: Cached, seen: set[int]
-) -> None:
-    words = _Words(memory)
-    chunk = head
-    while chunk:
-        if chunk in seen or lookup.size_of(chunk) != size:
-            _note(found, "a list of freed small blocks changed while it was read: some count as in use")
-            return
-        seen.add(chunk)
-        found.fast.append(chunk)
-        position = chunk + BLOCK_OFFSET
-        chunk = links.follow(position, words.read(position), 0)
-
-
-def _find_tables(
-    memory: TargetMemory,
-    shape: _TableShape,
-    lookup: Lookup,
-    links: _Links,
-    cache_count: int,
-    found: Cached,
-    seen: set[int],
-) -> None:
-    candidates = [
-        chunk
-        for region in lookup.regions
-        for chunk in region.of_sizes(shape.chunk_sizes)
-        if lookup.size_of(chunk) and chunk not in seen
-    ]
-    limit = cache_count or 0xFFFF
-    for chunk in _likely(memory, candidates, limit):
-        if len(found.tables) + len(found.notes) > _MAX_CANDIDATES:
-            break
-        raw = memory.gather([chunk + BLOCK_OFFSET], shape.table.size)
-        values = shape.table.unpack(raw)
-        lists = _lists(values[: shape.bins], values[shape.bins :], shape, limit, lookup)
-        if lists:
-            found.tables.append(chunk)
-            _follow_lists(memory, lists, lookup, links, found, seen)
-
-
-def _likely(memory: TargetMemory, candidates: Sequence[int], limit: int) -> Iterator[int]:
-    """Those whose first four counts could be counts."""
-    heads = memory.gather([chunk + BLOCK_OFFSET for chunk in candidates], 8)
-    for chunk, counts in zip(candidates, Struct("=4H").iter_unpack(heads), strict=True):
-        if max(counts) <= limit:
-            yield chunk
+        search.find_tables(shape)
+    return search.result()
 
 
 @dataclass(frozen=True, slots=True)
 class _List:
+    """A list of a cache: its first block, the size of its chunks (0: they differ), and how many it may have."""
+
     head: int
-    size: int  # of its chunks; 0 where they differ
+    size: int
     length: int
 
 
-def _lists(
-    counts: Sequence[int], heads: Sequence[int], shape: _TableShape, limit: int, lookup: Lookup
-) -> list[_List] | None:
-    """The lists of a cache; None or empty where the numbers are no cache's, or one of an empty one."""
-    if max(counts) > limit or any(head % 16 for head in heads):
-        return None
-    if not shape.counts_free and any((count == 0) != (head == 0) for count, head in zip(counts, heads, strict=True)):
-        return None
-    lists: list[_List] = []
-    for position, (count, head) in enumerate(zip(counts, heads, strict=True)):
-        if head:
-            size = _FIRST_SIZE + _SIZE_STEP * position if position < _SMALL_BINS else 0
-            actual = lookup.size_of(head - BLOCK_OFFSET)
-            if not actual or (size and actual != size):
-                return None
-            lists.append(_List(head, size, limit - count if shape.counts_free else count))
-    return lists
+class _Search:
+    """What was found so far; each chunk counts once."""
 
+    def __init__(self, memory: TargetMemory, lookup: Lookup, limit: int, is_late: Callable[[], bool]) -> None:
+        self._memory = memory
+        self._lookup = lookup
+        self._limit = limit
+        self._is_late = is_late
+        self._links = _Links(lambda chunk: lookup.size_of(chunk) > 0)
+        self._seen: set[int] = set()
+        self._fast: list[Run] = []
+        self._cached: list[Run] = []
+        self._tables: list[Run] = []
+        self._notes: list[str] = []
 
-def _follow_lists(
-    memory: TargetMemory, lists: Sequence[_List], lookup: Lookup, links: _Links, found: Cached, seen: set[int]
-) -> None:
-    """Follow all lists of a cache at once, a block of each at a time."""
-    at = [(each, each.head) for each in lists]
-    step = 0
-    while at:
-        step += 1
-        reached = [
-            (each, block)
-            for each, block in at
-            if lookup.size_of(block - BLOCK_OFFSET) and block - BLOCK_OFFSET not in seen and step <= each.length
+    def result(self) -> Cached:
+        """All of it, ascending."""
+        return Cached(sorted(self._fast), sorted(self._cached), sorted(self._tables), self._notes)
+
+    def follow_fastbin(self, head: int, size: int) -> None:
+        """Follow one list of chunks of one size."""
+        words = _Words(self._memory)
+        chunk = head
+        while chunk:
+            if len(self._fast) % _LATE_CHECK == 0 and self._is_late():
+                self._note("the lists of freed small blocks are too long to be read: some of these count as in use")
+                return
+            if chunk in self._seen or self._lookup.size_of(chunk) != size:
+                self._note("a list of freed small blocks changed while it was read: some of these count as in use")
+                return
+            self._seen.add(chunk)
+            self._fast.append((chunk, chunk + size))
+            position = chunk + BLOCK_OFFSET
+            chunk = self._links.follow(position, words.read(position), 0)
+
+    def find_tables(self, shape: _TableShape) -> None:
+        """Find the caches of one shape, and what they hold."""
+        candidates = [
+            (chunk, size)
+            for region in self._lookup.regions
+            for chunk in region.of_sizes(shape.chunk_sizes)
+            if (size := self._lookup.size_of(chunk)) and chunk not in self._seen
         ]
-        found.cached += [block - BLOCK_OFFSET for _, block in reached]
-        seen.update(block - BLOCK_OFFSET for _, block in reached)
-        words = Struct("=Q").iter_unpack(memory.gather([block for _, block in reached], 8))
-        following = [
-            (each, links.follow(block, word, BLOCK_OFFSET))
-            for (each, block), (word,) in zip(reached, words, strict=True)
-        ]
-        at = [(each, block) for each, block in following if block]
+        for number, (chunk, size) in enumerate(self._likely(candidates)):
+            if number > _MAX_CANDIDATES or self._is_late():
+                self._note("too many blocks look like a thread's cache: some freed blocks count as in use")
+                return
+            values = shape.table.unpack(self._memory.gather([chunk + BLOCK_OFFSET], shape.table.size))
+            lists = self._lists(values[: shape.bins], values[shape.bins :], shape)
+            if lists:
+                self._tables.append((chunk, chunk + size))
+                self._follow(lists)
 
+    def _likely(self, candidates: Sequence[Run]) -> Iterator[Run]:
+        """Those whose first four counts could be counts."""
+        heads = self._memory.gather([chunk + BLOCK_OFFSET for chunk, _ in candidates], 8)
+        for candidate, counts in zip(candidates, Struct("=4H").iter_unpack(heads), strict=True):
+            if max(counts) <= self._limit:
+                yield candidate
 
-def _note(found: Cached, text: str) -> None:
-    if text not in found.notes:
-        found.notes.append(text)
+    def _lists(self, counts: Sequence[int], heads: Sequence[int], shape: _TableShape) -> list[_List]:
+        """The lists of a cache; none where the numbers are no cache's, or that of an empty one.
+
+        A little may be wrong with a true one: its thread goes on while it is read.
+        """
+        if max(counts) > self._limit or any(head % 16 for head in heads):
+            return []
+        lists: list[_List] = []
+        wrong = 0
+        for position, (count, head) in enumerate(zip(counts, heads, strict=True)):
+            wrong += not shape.counts_free and (count == 0) != (head == 0)
+            if head:
+                size = _FIRST_SIZE + _SIZE_STEP * position if position < _SMALL_BINS else 0
+                lists.append(_List(head, size, self._limit - count if shape.counts_free else count))
+        good = [each for each in lists if self._fits(each, each.head)]
+        return good if wrong <= _MAX_WRONG and 2 * len(good) > len(lists) else []
+
+    def _fits(self, each: _List, block: int) -> int:
+        """The size of the chunk of a block that can be in the list, else 0."""
+        size = self._lookup.size_of(block - BLOCK_OFFSET)
+        return size if each.size in (0, size) and block - BLOCK_OFFSET not in self._seen else 0
+
+    def _follow(self, lists: Sequence[_List]) -> None:
+        """Follow all lists of a cache at once, a block of each at a time."""
+        at = [(each, each.head) for each in lists]
+        for step in range(1, self._limit + 1):
+            reached = [(each, block) for each, block in at if step <= each.length and self._take(each, block)]
+            if not reached:
+                return
+            links = _WORD.iter_unpack(self._memory.gather([block for _, block in reached], 8))
+            following = [
+                (each, self._links.follow(block, word, BLOCK_OFFSET))
+                for (each, block), (word,) in zip(reached, links, strict=True)
+            ]
+            at = [(each, block) for each, block in following if block]
+
+    def _take(self, each: _List, block: int) -> bool:
+        size = self._fits(each, block)
+        if size:
+            chunk = block - BLOCK_OFFSET
+            self._seen.add(chunk)
+            self._cached.append((chunk, chunk + size))
+        return size > 0
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
 
 
 class _Words:

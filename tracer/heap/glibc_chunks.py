@@ -14,7 +14,8 @@ from collections.abc import Callable
 from tracer.heap.glibc_arenas import Region
 from tracer.heap.heap_walk import WalkRefused
 from tracer.heap.spans import Run
-from tracer.heap.target_memory import PAGE, TargetMemory, page_of
+from tracer.heap.target_memory import TargetMemory, page_of
+from tracer.procfs.pagescan import PAGE
 
 UNIT = 16  # MALLOC_ALIGNMENT: chunks start at and measure multiples of it
 _SHIFT = 4
@@ -24,8 +25,8 @@ _BLOCK = 4 << 20
 _RETREAT = 16
 _MAX_RETREATS = 12
 _SAME_PLACE = 1 << 20
-# A chain of so many chunks after memory of another user of brk is taken for malloc's.
-_CONVINCING = 64
+# Where malloc's memory goes on behind another user's of brk, so many chunks are followed to find out.
+_PATIENCE = 1 << 20
 
 
 class WalkTorn(Exception):
@@ -116,7 +117,7 @@ class RegionWalk:
         self._memory.fill(view, page, self._memory.pages(page, page + PAGE).resident)
         sizes = view.cast("Q")[1::2]
         last = (self.region.end - page) >> _SHIFT
-        return sizes[0] & _PREVIOUS_IN_USE == 1 and _is_chain(sizes, (self.base - page) >> _SHIFT, last)
+        return _chain(sizes, (self.base - page) >> _SHIFT, last)[0]
 
     def _block(self, position: int) -> int:
         """Walk one block from ``position`` on; return where to go on."""
@@ -191,6 +192,7 @@ class RegionWalk:
 
     def _next_chain(self, position: int) -> int:
         """Where malloc's chunks go on behind memory that is not its own; 0 where they do not."""
+        patience = _PATIENCE
         while position < self.region.end:
             start = page_of(position)
             end = min(start + _BLOCK, (self.region.end + PAGE - 1) & -PAGE)
@@ -199,8 +201,13 @@ class RegionWalk:
             sizes = view.cast("Q")[1::2]
             last = (self.region.end - start) >> _SHIFT
             for unit in range((position - start) >> _SHIFT, len(sizes)):
-                if sizes[unit] & 15 == _PREVIOUS_IN_USE and _is_chain(sizes, unit, last):
-                    return start + unit * UNIT
+                if sizes[unit] & 15 == _PREVIOUS_IN_USE:
+                    is_chain, steps = _chain(sizes, unit, last)
+                    if is_chain:
+                        return start + unit * UNIT
+                    patience -= steps
+                    if patience < 0:
+                        return 0
             self._budget.step(end - start, 0)
             position = end
         return 0
@@ -237,15 +244,16 @@ class RegionWalk:
         return position
 
 
-def _is_chain(sizes: memoryview, unit: int, last: int) -> bool:
-    """Whether chunks follow one another from ``unit`` on: many, or up to the region's end or out of the block."""
-    for _ in range(_CONVINCING):
-        if unit == last:
-            return True
-        if unit >= len(sizes):
-            return unit < last
+def _chain(sizes: memoryview, unit: int, last: int) -> tuple[bool, int]:
+    """Whether chunks lead from ``unit`` to the region's end or out of the block, and in how many steps."""
+    steps = 0
+    while unit < len(sizes):
+        if unit >= last:
+            return unit == last, steps
         word = sizes[unit]
-        if word >> _SHIFT < 2 or word & 14 or unit > last:
-            return False
+        if word >> _SHIFT < 2 or word & 14:
+            # Fenceposts end a region as well as its end does; two of these do not stand there by chance.
+            return steps > 0 and word >> _SHIFT == 1 and unit + 1 < len(sizes) and sizes[unit + 1] >> _SHIFT == 1, steps
         unit += word >> _SHIFT
-    return True
+        steps += 1
+    return unit <= last, steps

@@ -13,8 +13,9 @@ from struct import Struct
 
 from tracer.heap.heap_index import BLOCK_OFFSET, MappedChunk
 from tracer.heap.spans import Run, gaps
-from tracer.heap.target_memory import PAGE, TargetMemory
+from tracer.heap.target_memory import TargetMemory
 from tracer.model.vma import Vma
+from tracer.procfs.pagescan import PAGE
 
 _HEADER = 16
 _WORDS = Struct("=2Q")
@@ -53,7 +54,8 @@ def _may_hold(vma: Vma) -> bool:
 def _follow(memory: TargetMemory, start: int, end: int, found: dict[int, MappedChunk]) -> None:
     """Chunks one after another from the start of a VMA: most often that is all of them."""
     while start < end and memory.pages(start, start + PAGE).resident:
-        chunk = mapped_chunk(*_WORDS.unpack(memory.gather([start], _HEADER)), start, end)
+        previous, size = _WORDS.unpack(memory.gather([start], _HEADER))
+        chunk = mapped_chunk(previous, size, start, end)
         if chunk is None:
             return
         found[chunk.start] = chunk

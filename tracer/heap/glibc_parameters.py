@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from tracer.heap.heap_walk import MallocParameters
-from tracer.heap.target_memory import PAGE
+from tracer.procfs.pagescan import PAGE
 
 
 @dataclass(frozen=True, slots=True)

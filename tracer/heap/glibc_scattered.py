@@ -13,8 +13,9 @@ from tracer.heap.glibc_arenas import Arena, Region, main_region, read_arena
 from tracer.heap.glibc_chunks import Budget, RegionWalk, WalkTorn
 from tracer.heap.glibc_mmapped import mapped_chunk
 from tracer.heap.heap_walk import WalkRefused
-from tracer.heap.target_memory import PAGE, TargetMemory
+from tracer.heap.target_memory import TargetMemory
 from tracer.model.vma import Vma
+from tracer.procfs.pagescan import PAGE
 
 _ROUNDS = 5
 _HEADER = 16

@@ -11,36 +11,31 @@ from collections.abc import Iterator
 
 from tracer.heap.heap_index import UseIndex
 from tracer.heap.spans import Run, joined
-from tracer.heap.target_memory import PAGE
+from tracer.procfs.pagescan import PAGE
 
 # sizeof (struct malloc_chunk): size words and four links, which stay.
 _LINKS = 48
 _MIN_TOP = 32
 
 
-def returnable(use: UseIndex, *, can_cut_top: bool, top_page: int = PAGE) -> int:
+def returnable(use: UseIndex, *, can_cut_top: bool, is_locked: bool = False, top_page: int = PAGE) -> int:
     """Resident bytes of a region that a trim would return.
 
-    ``can_cut_top``: the region ends at the program break. ``top_page`` is the unit in which the top is cut off.
+    ``can_cut_top``: the region ends at the program break. ``is_locked``: by mlock, so that the kernel refuses to drop
+    pages. ``top_page`` is the unit in which the top is cut off.
     """
-    return sum(use.resident.within(low, high) for low, high in trimmed_ranges(use, can_cut_top, top_page))
-
-
-def trimmed_ranges(use: UseIndex, can_cut_top: bool, top_page: int) -> Iterator[Run]:
-    """The ranges that a trim gives back, resident or not."""
     top_start, top_end = use.index.top
+    size = 0
     for start, end in _free_runs(use):
-        if end == top_start and top_start < top_end:
+        if end == top_start < top_end:
             top_start = start
             continue
-        low = (start + _LINKS + PAGE - 1) & -PAGE
-        high = end & -PAGE
-        if high > low:
-            yield low, high
-    if can_cut_top and top_start < top_end:
-        cut = (top_end - top_start - _MIN_TOP - 1) // top_page * top_page
-        if cut > 0:
-            yield top_end - cut, top_end
+        low, high = (start + _LINKS + PAGE - 1) & -PAGE, end & -PAGE
+        size += 0 if is_locked else use.resident.within(low, high)
+    cut = (top_end - top_start - _MIN_TOP - 1) // top_page * top_page
+    if can_cut_top and cut > 0:
+        size += use.resident.within(top_end - cut, top_end)
+    return size
 
 
 def _free_runs(use: UseIndex) -> Iterator[Run]:

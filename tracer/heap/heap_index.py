@@ -36,7 +36,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class MappedChunk:
-    """A chunk with a mapping of its own, ``start`` to ``end``; ``block`` is what malloc returned, of usable ``size``."""
+    """A chunk with a mapping of its own, ``start`` to ``end``; ``block`` is what malloc returned, of ``size`` bytes."""
 
     start: int
     end: int
@@ -59,6 +59,7 @@ class RegionIndex:
         self.gaps = tuple(walk.gaps)
         last = walk.base + self._starts[-2] * UNIT
         self.top: Run = (last, walk.region.end) if walk.has_top else (walk.region.end, walk.region.end)
+        self._not_chunks = frozenset((self.top[0], *(start for start, _ in self.gaps)))
 
     @property
     def chunk_count(self) -> int:
@@ -72,12 +73,16 @@ class RegionIndex:
 
     def size_of(self, chunk: int) -> int:
         """The size of the chunk in use that begins at an address; 0 where none does."""
-        unit, odd = divmod(chunk - self._base, UNIT)
-        index = bisect_left(self._starts, unit) if unit >= 0 and not odd else -1
-        if index < 0 or index >= len(self._starts) - 1 or self._starts[index] != unit:
+        offset = chunk - self._base
+        if offset < 0 or offset % UNIT:
             return 0
-        is_other = self.free.holds(chunk) or chunk == self.top[0] or any(chunk == start for start, _ in self.gaps)
-        return 0 if is_other else (self._starts[index + 1] - unit) * UNIT
+        unit = offset // UNIT
+        index = bisect_left(self._starts, unit)
+        if index >= len(self._starts) - 1 or self._starts[index] != unit:
+            return 0
+        if chunk in self._not_chunks or self.free.length_at(chunk):
+            return 0
+        return (self._starts[index + 1] - unit) * UNIT
 
     def free_size_of(self, chunk: int) -> int:
         """The size of the free chunk that begins at an address; 0 where none does."""
@@ -155,15 +160,13 @@ class HeapIndex:
 
     def within(self, start: int, end: int) -> RangeUse:
         """Resident bytes between two addresses by use."""
-        sums = [0] * 6
+        found = RangeUse(mapped=self._mapped_resident.within(start, end))
         first = max(0, bisect_right(self._starts, start) - 1)
         for use in self._regions[first:]:
             if use.index.region.start >= end:
                 break
-            part = use.within(start, end)
-            own = (part.live, part.free, part.fast, part.cached, part.top, part.overhead)
-            sums = [old + new for old, new in zip(sums, own, strict=True)]
-        return RangeUse(*sums, mapped=self._mapped_resident.within(start, end))
+            found += use.within(start, end)
+        return found
 
     def free_ranges(self, start: int, end: int) -> Iterator[Run]:
         """The free chunks (in bins) of a range, ascending."""

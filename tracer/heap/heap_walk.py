@@ -145,6 +145,9 @@ class RangeUse:
         """What of it is free."""
         return self.free + self.fast + self.cached + self.top
 
+    def __add__(self, other: RangeUse) -> RangeUse:
+        return RangeUse(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
