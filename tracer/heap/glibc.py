@@ -7,7 +7,6 @@ from 2.31 to 2.43, shared or static. ``walk`` is all that others need; what it r
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from tracer.heap.glibc_cached import Cached, Lookup, find_cached
 from tracer.heap.glibc_chunks import Budget
 from tracer.heap.glibc_mmapped import find_mmapped, resident_of
 from tracer.heap.glibc_parameters import find_parameters
-from tracer.heap.glibc_regions import ArenaWalk, walk_arena
+from tracer.heap.glibc_regions import ArenaWalk, walk_arenas
 from tracer.heap.glibc_trim import returnable
 from tracer.heap.heap_index import HeapIndex, MappedChunk, RegionIndex, UseIndex
 from tracer.heap.heap_walk import (
@@ -84,7 +83,7 @@ def walk_memory(
     try:
         arenas = find_arenas(memory, vmas)
         budget.total = sum(arena.system for arena in arenas)
-        walks = [walk_arena(memory, arena, vmas, is_main=arena is arenas.main, budget=budget) for arena in arenas]
+        walks = walk_arenas(memory, arenas, vmas, budget)
         findings = _look_around(memory, vmas, arenas, walks, budget)
     except WalkRefused as error:
         return error.refused
@@ -141,14 +140,8 @@ def _use_of(memory: TargetMemory, index: RegionIndex, cached: Cached, notes: lis
     swapped = sum(high - low for low, high in pages.swapped)
     if swapped:
         notes.append(f"{human_bytes(swapped)} of the heap are swapped out: not counted as resident")
-    fast, blocks, tables = (_in_region(index, chunks) for chunks in (cached.fast, cached.cached, cached.tables))
-    return UseIndex(index, resident, Spans(fast), Spans(blocks), tables)
-
-
-def _in_region(index: RegionIndex, chunks: Sequence[Run]) -> Sequence[Run]:
-    """The chunks, of ascending ones, that lie in the region."""
-    start, end = index.region.start, index.region.end
-    return chunks[bisect_left(chunks, (start, 0)) : bisect_left(chunks, (end, 0))]
+    waiting = (chunks.between(region.start, region.end) for chunks in (cached.fast, cached.cached, cached.tables))
+    return UseIndex(index, resident, *waiting)
 
 
 def _sums(use: UseIndex, vmas: Sequence[Vma], top_page: int, is_locked: bool) -> HeapUse:

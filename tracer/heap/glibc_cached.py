@@ -8,14 +8,16 @@ Source: malloc/malloc.c (tcache_perthread_struct, fastbin, PROTECT_PTR), glibc 2
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 
 from tracer.heap.glibc_arenas import Arena
+from tracer.heap.glibc_chunks import UNIT
 from tracer.heap.heap_index import BLOCK_OFFSET, RegionIndex
-from tracer.heap.spans import Run
+from tracer.heap.spans import Run, Spans
 from tracer.heap.target_memory import TargetMemory
 
 _SMALL_BINS = 64
@@ -51,11 +53,11 @@ _SHAPES = (_TableShape(Struct("=64H64Q"), 64, False), _TableShape(Struct("=76H76
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """Ascending chunks (start, end) by where they wait, and the chunks that hold the tables of caches."""
+    """Chunks by where they wait, and the chunks that hold the tables of caches."""
 
-    fast: Sequence[Run]
-    cached: Sequence[Run]
-    tables: Sequence[Run]
+    fast: Spans
+    cached: Spans
+    tables: Spans
     notes: Sequence[str]
 
 
@@ -65,6 +67,7 @@ class Lookup:
     def __init__(self, regions: Sequence[RegionIndex]) -> None:
         self.regions = sorted(regions, key=lambda each: each.region.start)
         self._starts = [each.region.start for each in self.regions]
+        self.count = sum(each.chunk_count for each in self.regions)
 
     def size_of(self, chunk: int) -> int:
         """The size of the chunk in use at an address; 0 where none begins."""
@@ -126,28 +129,33 @@ class _Search:
         self._is_late = is_late
         self._links = _Links(lambda chunk: lookup.size_of(chunk) > 0)
         self._seen: set[int] = set()
-        self._fast: list[Run] = []
+        self._fast = array("Q")  # there may be millions: each with its size, of 32 to 176, in the four bits that are 0
         self._cached: list[Run] = []
         self._tables: list[Run] = []
         self._notes: list[str] = []
 
     def result(self) -> Cached:
         """All of it, ascending."""
-        return Cached(sorted(self._fast), sorted(self._cached), sorted(self._tables), self._notes)
+        packed = sorted(set(self._fast)) if self._notes else sorted(self._fast)
+        starts = array("Q", [word & -UNIT for word in packed])
+        fast = Spans.of_arrays(starts, array("Q", [(word & UNIT - 1) * UNIT for word in packed]))
+        return Cached(fast, Spans(sorted(self._cached)), Spans(sorted(self._tables)), self._notes)
 
     def follow_fastbin(self, head: int, size: int) -> None:
         """Follow one list of chunks of one size."""
         words = _Words(self._memory)
         chunk = head
+        left = self._lookup.count
         while chunk:
             if len(self._fast) % _LATE_CHECK == 0 and self._is_late():
                 self._note("the lists of freed small blocks are too long to be read: some of these count as in use")
                 return
-            if chunk in self._seen or self._lookup.size_of(chunk) != size:
+            # A list that is changed while it is followed can lead anywhere, and in a circle.
+            if self._lookup.size_of(chunk) != size or not left:
                 self._note("a list of freed small blocks changed while it was read: some of these count as in use")
                 return
-            self._seen.add(chunk)
-            self._fast.append((chunk, chunk + size))
+            left -= 1
+            self._fast.append(chunk | size // UNIT)
             position = chunk + BLOCK_OFFSET
             chunk = self._links.follow(position, words.read(position), 0)
 
@@ -157,7 +165,7 @@ class _Search:
             (chunk, size)
             for region in self._lookup.regions
             for chunk in region.of_sizes(shape.chunk_sizes)
-            if (size := self._lookup.size_of(chunk)) and chunk not in self._seen
+            if (size := self._lookup.size_of(chunk))
         ]
         for number, (chunk, size) in enumerate(self._likely(candidates)):
             if number > _MAX_CANDIDATES or self._is_late():

@@ -20,10 +20,15 @@ from tracer.procfs.pagescan import PAGE
 UNIT = 16  # MALLOC_ALIGNMENT: chunks start at and measure multiples of it
 _SHIFT = 4
 _PREVIOUS_IN_USE, _NON_MAIN = 1, 4
-_BLOCK = 4 << 20
+# What is read at once: little where the process has just been seen at work, so that less is old when it is looked at.
+_BLOCK = 1 << 20
+_SMALL_BLOCK = 64 << 10
+# Of the first blocks nothing can be concluded for the rest.
+_TELLING = 32 << 20
 # How many chunks the walk goes back at the first trouble in a place, doubled with each further one there.
 _RETREAT = 16
 _MAX_RETREATS = 12
+_FEW_RETREATS = 3
 _SAME_PLACE = 1 << 20
 # Where malloc's memory goes on behind another user's of brk, so many chunks are followed to find out.
 _PATIENCE = 1 << 20
@@ -60,8 +65,7 @@ class Budget:
         self._walked += size
         self._found += chunks
         elapsed = self.elapsed
-        # Of the first blocks nothing can be concluded for the rest.
-        projected = max(1.0, self.total / self._walked) if self._walked > 8 * _BLOCK else 1.0
+        projected = max(1.0, self.total / self._walked) if self._walked > _TELLING else 1.0
         if self._found > self._chunks or self._found * projected > 2 * self._chunks:
             raise WalkRefused("too-large", f"the heap has more than {self._chunks:,} chunks: too many to be walked")
         if elapsed > self._seconds or elapsed * projected > 2 * self._seconds:
@@ -95,6 +99,7 @@ class RegionWalk:
         self._expects_top = False
         self._retreats = 0
         self._trouble_at = 0
+        self._span = _BLOCK
         self._buffer = bytearray(_BLOCK)
 
     def run(self, region: Region, *, holds_top: bool) -> None:
@@ -113,19 +118,14 @@ class RegionWalk:
     def begins_well(self) -> bool:
         """Whether chunks seem to lead on from the region's beginning."""
         page = page_of(self.base)
-        view = memoryview(bytearray(PAGE))
-        self._memory.fill(view, page, self._memory.pages(page, page + PAGE).resident)
-        sizes = view.cast("Q")[1::2]
-        last = (self.region.end - page) >> _SHIFT
-        return _chain(sizes, (self.base - page) >> _SHIFT, last)[0]
+        words, _ = self._read(page, PAGE)
+        return _chain(words[1::2], (self.base - page) >> _SHIFT, (self.region.end - page) >> _SHIFT)[0]
 
     def _block(self, position: int) -> int:
         """Walk one block from ``position`` on; return where to go on."""
         start = page_of(position)
-        end = min(start + _BLOCK, (self.region.end + PAGE - 1) & -PAGE)
-        view = memoryview(self._buffer)[: end - start]
-        self._memory.fill(view, start, self._memory.pages(start, end).resident)
-        words = view.cast("Q")
+        words, end = self._read(start, self._span)
+        self._span = min(_BLOCK, 4 * self._span)
         stop = min(end, self.region.end)
         shift = (start - self.base) // UNIT
         before = len(self.starts)
@@ -138,6 +138,13 @@ class RegionWalk:
         if reached >= stop:
             return reached if reached <= self.region.end else self._again(reached)
         return self._fence(words, reached, start) or self._again(reached)
+
+    def _read(self, start: int, size: int) -> tuple[memoryview, int]:
+        """The words from a page on, as far as the region goes, and where they end."""
+        end = min(start + size, (self.region.end + PAGE - 1) & -PAGE)
+        view = memoryview(self._buffer)[: end - start]
+        self._memory.fill(view, start, self._memory.pages(start, end).resident)
+        return view.cast("Q"), end
 
     def _scan(self, sizes: memoryview, feet: memoryview, unit: int, stop: int, shift: int) -> int:
         """Follow the sizes from ``unit`` on; return where there is none, or a unit not below ``stop``.
@@ -195,10 +202,8 @@ class RegionWalk:
         patience = _PATIENCE
         while position < self.region.end:
             start = page_of(position)
-            end = min(start + _BLOCK, (self.region.end + PAGE - 1) & -PAGE)
-            view = memoryview(self._buffer)[: end - start]
-            self._memory.fill(view, start, self._memory.pages(start, end).resident)
-            sizes = view.cast("Q")[1::2]
+            words, end = self._read(start, _BLOCK)
+            sizes = words[1::2]
             last = (self.region.end - start) >> _SHIFT
             for unit in range((position - start) >> _SHIFT, len(sizes)):
                 if sizes[unit] & 15 == _PREVIOUS_IN_USE:
@@ -220,8 +225,9 @@ class RegionWalk:
         if abs(position - self._trouble_at) > _SAME_PLACE:
             self._retreats = 0
         self._trouble_at = position
+        self._span = _SMALL_BLOCK
         self._retreats += 1
-        if self._retreats > _MAX_RETREATS:
+        if self._retreats > (_FEW_RETREATS if self._ends_at_fence else _MAX_RETREATS):
             raise WalkTorn(f"no chunk at {position:#x}")
         return self._back(_RETREAT << self._retreats)
 

@@ -1,11 +1,11 @@
-"""Walking all regions of an arena until they add up to what the arena says that it has."""
+"""Walking all regions of each arena until they add up to what the arena says that it has."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tracer.heap.glibc_arenas import Arena, Region, heaps_of, main_region, read_arena
+from tracer.heap.glibc_arenas import Arena, Arenas, Region, heaps_of, main_region, read_arena
 from tracer.heap.glibc_chunks import Budget, RegionWalk, WalkTorn
 from tracer.heap.glibc_scattered import walk_scattered
 from tracer.heap.heap_walk import WalkRefused
@@ -27,10 +27,17 @@ class ArenaWalk:
     regions: tuple[RegionWalk, ...]
 
 
-def walk_arena(memory: TargetMemory, arena: Arena, vmas: Sequence[Vma], *, is_main: bool, budget: Budget) -> ArenaWalk:
-    """Walk until every region ends as it should and their sizes add up; raises WalkRefused where they never do."""
-    if is_main and not arena.is_contiguous:
-        return ArenaWalk(*walk_scattered(memory, arena, vmas, budget))
+def walk_arenas(memory: TargetMemory, arenas: Arenas, vmas: Sequence[Vma], budget: Budget) -> list[ArenaWalk]:
+    """Walk all arenas, main_arena first in the result; raises WalkRefused where one of them never adds up."""
+    others = [_walk_arena(memory, arena, is_main=False, budget=budget) for arena in arenas.others]
+    if arenas.main.is_contiguous:
+        return [_walk_arena(memory, arenas.main, is_main=True, budget=budget), *others]
+    heaps = {walk.region.start for other in others for walk in other.regions}
+    return [ArenaWalk(*walk_scattered(memory, arenas.main, vmas, heaps, budget)), *others]
+
+
+def _walk_arena(memory: TargetMemory, arena: Arena, *, is_main: bool, budget: Budget) -> ArenaWalk:
+    """Walk until every region ends as it should and their sizes add up."""
     known: dict[int, RegionWalk] = {}
     tears = 0
     base = _steady_base(memory, arena) if is_main else 0

@@ -7,7 +7,7 @@ ends with fenceposts, or with the top. They are looked for page by page, and mus
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from tracer.heap.glibc_arenas import Arena, Region, main_region, read_arena
 from tracer.heap.glibc_chunks import Budget, RegionWalk, WalkTorn
@@ -23,13 +23,17 @@ _ANONYMOUS = (b"", b"[heap]", b"[anon: glibc: malloc]")
 
 
 def walk_scattered(
-    memory: TargetMemory, arena: Arena, vmas: Sequence[Vma], budget: Budget
+    memory: TargetMemory, arena: Arena, vmas: Sequence[Vma], heaps: Collection[int], budget: Budget
 ) -> tuple[Arena, tuple[RegionWalk, ...]]:
-    """The arena as it was last read, and its regions; raises WalkRefused where these do not add up to it."""
+    """The arena as it was last read, and its regions; raises WalkRefused where these do not add up to it.
+
+    ``heaps`` are the addresses of other arenas' heaps, which are left out.
+    """
+    candidates = [vma for vma in vmas if _may_hold(vma) and vma.start not in heaps]
     for _ in range(_ROUNDS):
         before = read_arena(memory, arena.address, arena.layout)
         top = main_region(memory, before) if before.top else None
-        walks = [walk for vma in vmas if _may_hold(vma) for walk in _walks_in(memory, vma, before.top, top, budget)]
+        walks = [walk for vma in candidates for walk in _walks_in(memory, vma, before.top, top, budget)]
         after = read_arena(memory, arena.address, arena.layout)
         if before.system == after.system == sum(walk.region.size for walk in walks):
             return after, tuple(walks)
@@ -51,7 +55,7 @@ def _walks_in(
         mapped = mapped_chunk(previous, size, page, vma.end)
         if mapped is not None:
             skip_to = mapped.end
-        elif size & 15 == 1 and 32 <= size <= vma.end - page:
+        elif size & 15 == 1 and 32 <= size & -16 <= vma.end - page:
             holds_top = end_of_top is not None and page <= top < vma.end
             end = end_of_top.end if end_of_top and holds_top else vma.end
             walk = _walk_from(memory, Region(page, page, end), holds_top, budget)

@@ -8,6 +8,7 @@ Source: malloc/malloc.c (mtrim, systrim).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import merge
 
 from tracer.heap.heap_index import UseIndex
 from tracer.heap.spans import Run, joined
@@ -41,5 +42,5 @@ def returnable(use: UseIndex, *, can_cut_top: bool, is_locked: bool = False, top
 def _free_runs(use: UseIndex) -> Iterator[Run]:
     """The free chunks as they are once those of fastbins have joined their neighbours."""
     if len(use.fast.spans):
-        return joined(sorted([*use.free.spans, *use.fast.spans]))
+        return joined(merge(use.free.spans, use.fast.spans))
     return use.free.spans.longer_than(PAGE - 1 + _LINKS)

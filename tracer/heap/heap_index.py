@@ -112,9 +112,7 @@ class RegionIndex:
 class UseIndex:
     """One region's chunks by use, with what of them is resident."""
 
-    def __init__(
-        self, index: RegionIndex, resident: Sequence[Run], fast: Spans, cached: Spans, tables: Sequence[Run]
-    ) -> None:
+    def __init__(self, index: RegionIndex, resident: Sequence[Run], fast: Spans, cached: Spans, tables: Spans) -> None:
         """``resident`` are the region's resident parts; the other ranges are chunks that lie in the region."""
         region = index.region
         self.index = index
@@ -127,7 +125,7 @@ class UseIndex:
         self.cached = Kind.of(cached, holes)
         self.top = Kind.of(Spans([index.top]), holes)
         self.overhead = Kind.of(Spans((low, high) for low, high in own if low < high), holes)
-        self._tables = Spans(tables)
+        self._tables = tables
 
     def headers(self, start: int, end: int) -> int:
         """Bytes of the size words of the chunks in use that begin between two addresses."""

@@ -63,6 +63,11 @@ class Spans:
             if last > start:
                 yield max(first, start), min(last, end)
 
+    def between(self, start: int, end: int) -> Spans:
+        """The ranges that begin between two addresses."""
+        cut = slice(bisect_left(self._starts, start), bisect_left(self._starts, end))
+        return Spans.of_arrays(self._starts[cut], self._lengths[cut])
+
     def holds(self, address: int) -> bool:
         """Whether the address lies in one of the ranges."""
         index = bisect_right(self._starts, address) - 1
