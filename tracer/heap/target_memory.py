@@ -7,6 +7,7 @@ that is swapped out would bring it back, so only pages that are resident are rea
 from __future__ import annotations
 
 import ctypes
+import errno
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,6 @@ class LiveMemory:
         """Get hold of ``pid``; raises TargetError where it has no memory, PrivilegeError where it may not be read."""
         self._scanner = PageScanner(pid)
         self._readv = ctypes.CDLL(None, use_errno=True).process_vm_readv
-        self._readv.restype = ctypes.c_ssize_t
         long = ctypes.c_ulong
         self._readv.argtypes = [ctypes.c_int, ctypes.c_void_p, long, ctypes.c_void_p, long, long]
         self._readv.restype = ctypes.c_ssize_t
@@ -120,7 +120,7 @@ class LiveMemory:
         ours, theirs = local.buffer_info()[0], remote.buffer_info()[0]
         while self._tids:
             done = int(self._readv(self._tids[0], ours, len(local) // 2, theirs, len(remote) // 2, 0))
-            if done >= 0 or ctypes.get_errno() != 3:  # ESRCH
+            if done >= 0 or ctypes.get_errno() != errno.ESRCH:
                 return done
             del self._tids[0]
         return -1
