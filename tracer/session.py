@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from tracer.assemble import Evidence, assemble
 from tracer.attachment import Attachment
 from tracer.errors import MemtraceError, TargetError
-from tracer.model.classes import classify_all
+from tracer.model.classes import dominant_classes
 from tracer.model.history import History, Point
 from tracer.model.live import LiveState
 from tracer.model.report import Overhead, Report
@@ -28,8 +28,8 @@ from tracer.probes import consumer
 from tracer.probes.holder import ProbeHolder
 from tracer.probes.layout import Control, Event, EventKind, Settings, Totals
 from tracer.probes.program import Program
+from tracer.procfs.classify import classify_process
 from tracer.procfs.maps import read_maps
-from tracer.procfs.memory import MemoryReader
 from tracer.procfs.pagemap import Residency
 from tracer.procfs.snapshot import SnapshotPlan, plan_snapshot, take_snapshot
 from tracer.procfs.status import read_brk_start, read_command, read_counters
@@ -157,11 +157,12 @@ class Session:
         return f"{allocators}; Ctrl-C ends it with the report"
 
     def _classes_of(self, snapshot: Snapshot) -> dict[int, str]:
-        try:
-            with Residency(self._target.pid) as residency, MemoryReader(self._target.pid, residency) as memory:
-                return classify_all([(usage.vma, usage.flags) for usage in snapshot.usages], memory)
-        except MemtraceError:
-            return classify_all([(usage.vma, usage.flags) for usage in snapshot.usages])
+        rows = [(usage.vma, usage.flags) for usage in snapshot.usages]
+        classes = dominant_classes(rows, classify_process(self._target.pid, rows))
+        if self._handle.has_ended:
+            # Its files and its memory cannot be looked at any more, but what is still there is what it was.
+            classes |= {start: name for start, name in self._start_classes.items() if start in classes}
+        return classes
 
     def _on_event(self, event: Event) -> None:
         if event.kind == EventKind.EXEC:

@@ -3,8 +3,8 @@
 In this order:
 
 1. not-growing: RSS grew by less than 1 MiB, or by less than 1 % of what it was and 256 KiB a minute.
-2. file-cache, stacks, retention: more than half of the growth is file pages; thread and main stacks; memory that the
-   allocator keeps beyond the live allocations.
+2. file-cache, stacks, retention: more than half of the growth is file pages (files, text, rodata); thread and
+   main stacks; memory that the allocator keeps beyond the live allocations.
 3. plateau: more than half of the growth has causes (live allocations, direct mappings, page faults), and the last
    third of the window brought less than a tenth of it.
 4. leak: the same, but it goes on to the end of the window.
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tracer.model.class_names import FILE_CLASSES
 from tracer.model.history import MIN_SECONDS
 from tracer.model.report import LedgerRow, StackGrowth, Trend, Verdict, VerdictKind
 from tracer.units import human_bytes, human_rate, human_seconds, plural
@@ -68,7 +69,7 @@ def _kind(findings: Findings) -> VerdictKind:
     slow = growth < _MIN_SHARE * findings.rss_start and growth < _MIN_RATE * findings.seconds
     if growth < _MIN_GROWTH or slow:
         return "not-growing"
-    if findings.by_class("file") > _MAJORITY * growth:
+    if findings.by_class(*FILE_CLASSES) > _MAJORITY * growth:
         return "file-cache"
     if findings.by_class("stack", "thread stack") > _MAJORITY * growth:
         return "stacks"
