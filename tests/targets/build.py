@@ -24,6 +24,7 @@ function_table      malloc called through a table of pointers only
 absent_stack        malloc called below stack pages that were never touched
 heartbeat           how long the target is held up (commands `b` and `e`)
 hot                 attach, detach and probes survive threads that do nothing but malloc and free (command `c`)
+zoo                 every kind of memory gets its class (commands `m`, `f`, `s` and `x`)
 leaky-server        the demonstration: a server with a leak, a cache, churn and a mapped log
 grow                a Python program that grows (a script: see command())
 
@@ -101,6 +102,7 @@ def _all_targets() -> Iterator[Target]:
     yield Target("absent_stack", "absent_stack.c")
     yield Target("heartbeat", "heartbeat.c")
     yield Target("hot", "hot.c")
+    yield Target("zoo", "zoo.c")
     yield Target("leaky-server", "leaky_server.c")
 
 

@@ -43,7 +43,7 @@ def class_by_line(vma: Vma, flags: tuple[str, ...] = ()) -> tuple[str, str]:
     # VM_GROWSDOWN is of the main stack, or of a mapping made with MAP_GROWSDOWN.
     if "gd" in flags:
         return STACK, "grows down"
-    return (JIT if vma.is_executable else ANONYMOUS), (_HUGE_PAGES if vma.path else "")
+    return (JIT if vma.is_executable else ANONYMOUS), (_HUGE_PAGES if vma.path.startswith(b"/anon_h") else "")
 
 
 def is_inaccessible(vma: Vma) -> bool:

@@ -23,6 +23,8 @@ FindGuards = Callable[[int, int], Sequence[tuple[int, int]]]
 _PAGE = 4096
 # A stack that shows no other sign than a thread's stack pointer in it is taken for one up to this size.
 _MAX_PLAIN = 16 << 20
+# So far above a stack pointer its thread's block is looked for: most threads that wait do so near the top.
+_MAX_DEPTH = 256 << 10
 _MIN_STACK = 16 << 10  # PTHREAD_STACK_MIN
 # x86-64, struct pthread (2.3 kB): begins with its own address and, 16 bytes on, again; then a list, and the tid.
 _HEADER, _SELF_AGAIN, _TID = 704, 16, 720
@@ -94,6 +96,20 @@ class StackFinder:
             found += self._without_block(rest, flags, has_guard)
         return found
 
+    def _by_pointers(self, vma: Vma, inside: Sequence[Thread], flags: tuple[str, ...]) -> list[ClassRange]:
+        """Stacks amid other memory, as programs map them: their blocks are above the stack pointers."""
+        found: list[ClassRange] = []
+        for thread in inside:
+            lowest = (thread.stack_pointer or 0) & -_PAGE
+            for end in range(lowest + _PAGE, min(vma.end, lowest + _MAX_DEPTH) + 1, _PAGE):
+                block = self._block_below(end, end - _PAGE)
+                if block is not None and block.stack is not None:
+                    start, stop = max(vma.start, block.stack[0]), min(vma.end, block.stack[1])
+                    found += self._of_block(block, start, stop, flags)
+                if block is not None:
+                    break
+        return found
+
     def _block_below(self, end: int, lowest: int) -> ThreadBlock | None:
         start = max(lowest, end - _PAGE)
         page = self._read(start, end - start) if self._read is not None else None
@@ -123,6 +139,8 @@ class StackFinder:
         is_stack = "nh" in flags and (has_guard or "gu" in flags)
         if marks and (is_stack or inside):
             return split_at_guards(vma.start, vma.end, marks, inside, whole=has_guard)
+        if not is_stack and (known := self._by_pointers(vma, inside, flags)):
+            return known
         if is_stack or (inside and (has_guard or vma.size <= _MAX_PLAIN)):
             return [ClassRange(vma.start, vma.end, THREAD_STACK, label_of(inside))]
         return []
