@@ -204,8 +204,9 @@ class _Classifier:
             if self._stacks.may_hold(part, flags, has_guard):
                 self._claim(index, self._stacks.find(part, flags, has_guard))
 
-    def _claim(self, index: int, claims: Iterable[ClassRange]) -> None:
-        self._pieces[index] = paint(self._pieces[index], Claims(claims))
+    def _claim(self, index: int, claims: Sequence[ClassRange]) -> None:
+        if claims:
+            self._pieces[index] = paint(self._pieces[index], Claims(claims))
 
     def _arenas(self, index: int, piece: ClassRange) -> list[ClassRange]:
         if self._can_read:

@@ -22,8 +22,13 @@ class Claims:
                 self._claims.append(ClassRange(start, claim.end, claim.name, claim.detail))
         self._ends = [claim.end for claim in self._claims]
 
+    def __bool__(self) -> bool:
+        return bool(self._claims)
+
     def within(self, start: int, end: int) -> Sequence[ClassRange]:
         """The claims, disjoint and ascending, that have an address between ``start`` and ``end``."""
+        if not self._claims:
+            return ()
         first = bisect_right(self._ends, start)
         last = first
         while last < len(self._claims) and self._claims[last].start < end:

@@ -78,9 +78,10 @@ class StackFinder:
 
     def may_hold(self, vma: Vma, flags: tuple[str, ...], has_guard: bool) -> bool:
         """Whether to look into a VMA of unnamed memory; ``has_guard`` where one without permissions is below it."""
-        if "w" not in vma.perms or vma.size < 2 * _PAGE:
+        if "w" not in vma.perms:
             return False
-        return has_guard or "nh" in flags or "gu" in flags or bool(self.threads_within(vma.start, vma.end))
+        has_sign = has_guard or "nh" in flags or "gu" in flags
+        return (has_sign and vma.size >= _MIN_STACK - _PAGE) or bool(self.threads_within(vma.start, vma.end))
 
     def find(self, vma: Vma, flags: tuple[str, ...], has_guard: bool) -> list[ClassRange]:
         """The stacks in a VMA, and the guards among them, in no order."""
