@@ -18,6 +18,7 @@ from tracer.assemble import Evidence, assemble
 from tracer.attachment import Attachment
 from tracer.errors import MemtraceError, TargetError
 from tracer.model.classes import dominant_classes
+from tracer.model.events import Attached
 from tracer.model.history import History, Point
 from tracer.model.live import LiveState
 from tracer.model.report import Overhead, Report
@@ -33,6 +34,7 @@ from tracer.procfs.maps import read_maps
 from tracer.procfs.pagemap import Residency
 from tracer.procfs.snapshot import SnapshotPlan, plan_snapshot, take_snapshot
 from tracer.procfs.status import read_brk_start, read_command, read_counters
+from tracer.procfs.sysvipc import with_length
 from tracer.report.live import View
 from tracer.stacks import StackBook
 from tracer.target import ProcessHandle, TargetInfo
@@ -167,12 +169,14 @@ class Session:
     def _on_event(self, event: Event) -> None:
         if event.kind == EventKind.EXEC:
             self._exec_seen = True
-        elif event.kind == EventKind.RESYNC:
-            self._resync_wanted = True
         elif event.kind == EventKind.ADVISE:
             self._tracker.advised[event.flags] += event.length
         else:
+            self._resync_wanted |= consumer.needs_resync(event)
             change = consumer.decode_event(event)
+            if isinstance(change, Attached):
+                change = with_length(self._target.pid, change)
+                self._resync_wanted |= change.length is None
             # What happened before the start snapshot is part of it.
             if change is not None and hasattr(self, "_started_ns") and event.time_ns >= self._started_ns:
                 self._tracker.apply(change)

@@ -25,6 +25,8 @@ absent_stack        malloc called below stack pages that were never touched
 heartbeat           how long the target is held up (commands `b` and `e`)
 hot                 attach, detach and probes survive threads that do nothing but malloc and free (command `c`)
 zoo                 every kind of memory gets its class (commands `m`, `f`, `s` and `x`)
+random_vm           the model of the address space is the kernel's after any system calls (commands `n` and `g`)
+handover            the same with four threads that hand addresses on to each other
 leaky-server        the demonstration: a server with a leak, a cache, churn and a mapped log
 grow                a Python program that grows (a script: see command())
 
@@ -103,6 +105,8 @@ def _all_targets() -> Iterator[Target]:
     yield Target("heartbeat", "heartbeat.c")
     yield Target("hot", "hot.c")
     yield Target("zoo", "zoo.c")
+    yield Target("random_vm", "random_vm.c")
+    yield Target("handover", "handover.c")
     yield Target("leaky-server", "leaky_server.c")
 
 

@@ -127,7 +127,7 @@ def test_the_highest_address_is_no_error() -> None:
 
 
 def test_unmapped() -> None:
-    assert decode_event(event(EventKind.UNMAP, address=BASE, length=4096)) == Unmapped(BASE, 4096)
+    assert decode_event(event(EventKind.UNMAP, address=BASE, length=4096)) == Unmapped(BASE, 4096, 11)
 
 
 @pytest.mark.parametrize("kind", [EventKind.ADVISE, EventKind.RESYNC, EventKind.EXEC])
