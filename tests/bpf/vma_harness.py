@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from tracer.model.events import Attached
+from tracer.model.events import Attached, Detaching, Mapped, Remapped, Remapping, Unmapped, VmaEvent
 from tracer.model.tracker import Tracker
 from tracer.model.vma import Vma
 from tracer.probes import consumer
@@ -16,6 +16,7 @@ from tracer.procfs.status import read_brk_start
 from tracer.procfs.sysvipc import with_length
 from tracer.unwind.access import UnwindSizes
 
+MAP_FIXED, MREMAP_FIXED = 0x10, 2
 # These the kernel maps or lets grow without a system call; vsyscall is no part of the address space.
 _NOT_FOLLOWED = (b"[stack]", b"[uprobes]", b"[vsyscall]")
 
@@ -23,13 +24,18 @@ Extent = tuple[int, int, str]
 
 
 class FollowedVmas:
-    """A context manager; the process must be quiet whenever anything is asked."""
+    """A context manager; the process must be quiet whenever anything is asked.
+
+    ``inversions`` counts events in an order that cannot be, for a process that unmaps and moves only what is mapped,
+    and moves only onto what is.
+    """
 
     def __init__(self, pid: int, event_pages: int = 256) -> None:
         self.pid = pid
         self.tracker = Tracker()
         self.wants_resync = False
         self.kinds: dict[int, int] = {}
+        self.inversions = 0
         self._program = Program(pid, Limits(event_pages=event_pages), UnwindSizes(rows=1, pages=1))
         try:
             self._program.on_event(self._on_event)
@@ -79,7 +85,26 @@ class FollowedVmas:
         if isinstance(change, Attached):
             change = with_length(self.pid, change)
             assert change.length is not None
+        self.inversions += self._is_inverted(change, event.flags)
         self.tracker.apply(change)
+
+    def _is_inverted(self, change: VmaEvent, flags: int) -> bool:
+        """Whether the order is wrong: what the kernel gives out must be free in the model, what goes must be there."""
+        covered = self.tracker.ranges.covered
+        match change:
+            case Mapped(start=start, length=length) if not flags & MAP_FIXED:
+                return covered(start, start + length) > 0
+            case Attached(start=start, length=int(length)):
+                return covered(start, start + length) > 0
+            case Remapped(start=start, new_start=int(new), new_length=length) if new != start and flags & MREMAP_FIXED:
+                return covered(new, new + length) < length
+            case Remapped(start=start, new_start=int(new), new_length=length) if new != start:
+                return covered(new, new + length) > 0
+            case Unmapped(start=start, length=length) | Remapping(start=start, length=length):
+                return covered(start, start + length) < length
+            case Detaching(start=start):
+                return not covered(start, start + 1)
+        return False
 
     def close(self) -> None:
         self._tracepoints.close()

@@ -127,10 +127,15 @@ static void unmap_some(void)
 
 static void protect(void)
 {
-    struct slot at = anywhere();
+    struct slot *slot = free_slot(), at = anywhere();
 
-    if (one_in(2)) // a mapping's own pages: with a hole in its way, mprotect stops there
-        at.length = PAGE;
+    // With a hole in its way, mprotect fails when it has done a part: mostly take what was mapped as a whole.
+    if (!one_in(12)) {
+        if (!slot->start)
+            return;
+        size_t first = random_below(slot->length / PAGE);
+        at = (struct slot){slot->start + first * PAGE, (1 + random_below(slot->length / PAGE - first)) * PAGE};
+    }
     done(!(one_in(3) ? syscall(SYS_pkey_mprotect, at.start, at.length, protection(), -1)
                      : mprotect(at.start, at.length, protection())));
 }
@@ -157,11 +162,12 @@ static void move_freely(void)
 
 static void move_fixed(void)
 {
-    struct slot from = anywhere(), to = anywhere();
+    struct slot *slot = free_slot(), from = one_in(12) ? anywhere() : *slot, to = anywhere();
     size_t length = one_in(2) ? from.length : (1 + random_below(32)) * PAGE;
 
-    if (to.start + length > region + REGION_PAGES * PAGE)
+    if (!from.start || to.start + length > region + REGION_PAGES * PAGE)
         return;
+    // Where it fails, what was at the new place may be gone.
     done(mremap(from.start, from.length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to.start) != MAP_FAILED);
 }
 
@@ -310,8 +316,11 @@ int main(int argc, char **argv)
             put_back();
         else if (command != 'g')
             abort();
-        if (command == 'n')
+        if (command == 'n') {
             state = ++seed * 2654435761u;
+            for (int i = 0; i < FREE_SLOTS; i++)
+                map_anywhere();
+        }
         failed = 0;
         for (size_t i = 0; command == 'g' && i < operations; i++)
             do_operation();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from mmap import PAGESIZE
 from pathlib import Path
 
 from tracer.errors import MemtraceError
@@ -12,9 +13,11 @@ from tracer.procfs.maps import read_maps
 
 
 def with_length(pid: int, event: Attached) -> Attached:
-    """The event with the length of the segment in bytes, or as it is where the segment is not there any more."""
+    """The event with the length that the segment has in memory, in bytes; as it is where it is not there any more."""
     size = segment_size(pid, event.segment)
-    return replace(event, length=size if size is not None else attached_size(pid, event.segment, event.start))
+    if size is None:
+        size = attached_size(pid, event.segment, event.start)
+    return replace(event, length=None if size is None else (size + PAGESIZE - 1) // PAGESIZE * PAGESIZE)
 
 
 def segment_size(pid: int, segment: int) -> int | None:
