@@ -1,7 +1,10 @@
 /* common.bpf.c: the maps that all probes share, the state of each traced thread, counters and stacks. */
 
 enum call_op { CALL_NONE, CALL_PLAIN, CALL_NEW, CALL_REALLOC, CALL_POSIX_MEMALIGN };
-enum syscall_op { SYS_NONE, SYS_MMAP, SYS_MUNMAP, SYS_MREMAP, SYS_BRK, SYS_MADVISE, SYS_MPROTECT, SYS_SHMAT, SYS_SHMDT, SYS_OTHER_MAP };
+enum syscall_op {
+	SYS_NONE, SYS_MMAP, SYS_MUNMAP, SYS_MREMAP, SYS_BRK, SYS_MADVISE, SYS_MPROTECT, SYS_SHMAT, SYS_SHMDT,
+	SYS_OTHER_MAP, /* the effect cannot be told from the arguments */
+};
 /* What is to be done once a stack is known. */
 enum stack_use { FOR_ALLOCATION, FOR_MAPPING, FOR_FAULT };
 
