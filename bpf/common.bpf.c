@@ -5,7 +5,10 @@ static u64 (*get_func_ip)(void *context) = (void *)173;
 static u64 (*get_attach_cookie)(void *context) = (void *)174;
 
 enum call_op { CALL_NONE, CALL_PLAIN, CALL_NEW, CALL_REALLOC, CALL_POSIX_MEMALIGN };
-enum syscall_op { SYS_NONE, SYS_MMAP, SYS_MUNMAP, SYS_MREMAP, SYS_BRK, SYS_MADVISE, SYS_MPROTECT };
+enum syscall_op {
+	SYS_NONE, SYS_MMAP, SYS_MUNMAP, SYS_MREMAP, SYS_BRK, SYS_MADVISE, SYS_MPROTECT, SYS_SHMAT, SYS_SHMDT,
+	SYS_OTHER_MAP, /* the effect cannot be told from the arguments */
+};
 /* How calls are entered and left: by a uprobe and a return probe of their own, or by one program for both (a session),
  * whose answer at the entry says whether the return is wanted.
  */

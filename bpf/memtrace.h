@@ -15,6 +15,12 @@
 #define NR_BRK 12
 #define NR_MREMAP 25
 #define NR_MADVISE 28
+#define NR_SHMAT 30
+#define NR_SHMDT 67
+#define NR_IO_SETUP 206
+#define NR_IO_DESTROY 207
+#define NR_REMAP_FILE_PAGES 216
+#define NR_PKEY_MPROTECT 329
 #define SYSCALL_ARG0(regs) ((regs).di)
 #define SYSCALL_ARG1(regs) ((regs).si)
 #define SYSCALL_ARG2(regs) ((regs).dx)
@@ -25,12 +31,18 @@
 #define USER_SP(regs) ((regs).sp)
 #define USER_FP(regs) ((regs).bp)
 #else
+#define NR_IO_SETUP 0
+#define NR_IO_DESTROY 1
+#define NR_SHMAT 196
+#define NR_SHMDT 197
 #define NR_BRK 214
 #define NR_MUNMAP 215
 #define NR_MREMAP 216
 #define NR_MMAP 222
 #define NR_MPROTECT 226
 #define NR_MADVISE 233
+#define NR_REMAP_FILE_PAGES 234
+#define NR_PKEY_MPROTECT 288
 #define SYSCALL_ARG0(regs_) ((regs_).regs[0])
 #define SYSCALL_ARG1(regs_) ((regs_).regs[1])
 #define SYSCALL_ARG2(regs_) ((regs_).regs[2])
@@ -156,8 +168,11 @@ enum event_kind {
 	EVENT_BRK_GROW,     /* address (old end), length, stack or in_allocator */
 	EVENT_PROTECT,      /* address, length, prot */
 	EVENT_ADVISE,       /* address, length, flags (the advice) */
-	EVENT_RESYNC,       /* a release failed: the model must be read again */
+	EVENT_RESYNC,       /* a call changed what cannot be told from here: the model must be read again */
 	EVENT_EXEC,         /* another program now runs in the process */
+	EVENT_ATTACH,       /* shmat: address, old_address (the segment's id), prot, stack or in_allocator; no length */
+	EVENT_DETACH,       /* shmdt: address: at entry, as it releases address space */
+	EVENT_KEPT,         /* what this thread's last EVENT_UNMAP or EVENT_DETACH said is still there: the call failed */
 };
 
 struct event {

@@ -19,8 +19,8 @@ from tracer.attachment import Attachment
 from tracer.budget import Budget
 from tracer.calibration import TrapCosts
 from tracer.errors import MemtraceError, TargetError
-from tracer.model.classes import classify_all
-from tracer.model.events import Mapped, VmaEvent
+from tracer.model.classes import dominant_classes
+from tracer.model.events import Attached, Mapped, VmaEvent
 from tracer.model.history import History, Point
 from tracer.model.live import LiveState
 from tracer.model.report import Overhead, OverheadStep, Report, Sampling
@@ -33,11 +33,12 @@ from tracer.probes import consumer
 from tracer.probes.holder import ProbeHolder
 from tracer.probes.layout import Control, Event, EventKind, Totals
 from tracer.probes.program import Program
+from tracer.procfs.classify import classify_process
 from tracer.procfs.maps import read_maps
-from tracer.procfs.memory import MemoryReader
 from tracer.procfs.pagemap import Residency
 from tracer.procfs.snapshot import SnapshotPlan, plan_snapshot, take_snapshot
 from tracer.procfs.status import read_brk_start, read_command, read_counters, read_statm_rss
+from tracer.procfs.sysvipc import with_length
 from tracer.report.live import View
 from tracer.stacks import StackBook
 from tracer.target import ProcessHandle, TargetInfo
@@ -165,21 +166,24 @@ class Session:
         return f"{allocators}; Ctrl-C ends it with the report"
 
     def _classes_of(self, snapshot: Snapshot) -> dict[int, str]:
-        try:
-            with Residency(self._target.pid) as residency, MemoryReader(self._target.pid, residency) as memory:
-                return classify_all([(usage.vma, usage.flags) for usage in snapshot.usages], memory)
-        except MemtraceError:
-            return classify_all([(usage.vma, usage.flags) for usage in snapshot.usages])
+        rows = [(usage.vma, usage.flags) for usage in snapshot.usages]
+        classes = dominant_classes(rows, classify_process(self._target.pid, rows))
+        if self._handle.has_ended:
+            # Its files and its memory cannot be looked at any more, but what is still there is what it was.
+            classes |= {start: name for start, name in self._start_classes.items() if start in classes}
+        return classes
 
     def _on_event(self, event: Event) -> None:
         if event.kind == EventKind.EXEC:
             self._exec_seen = True
-        elif event.kind == EventKind.RESYNC:
-            self._resync_wanted = True
         elif event.kind == EventKind.ADVISE:
             self._tracker.advised[event.flags] += event.length
         else:
+            self._resync_wanted |= consumer.needs_resync(event)
             change = self._placed(consumer.decode_event(event))
+            if isinstance(change, Attached):
+                change = with_length(self._target.pid, change)
+                self._resync_wanted |= change.length is None
             # What happened before the start snapshot is part of it.
             if change is not None and hasattr(self, "_started_ns") and event.time_ns >= self._started_ns:
                 self._tracker.apply(change)
@@ -427,7 +431,8 @@ class Session:
             if usage.vma.path.startswith((b"[uprobes", b"[stack"))
         )
         off = self._tracker.resync([usage.vma for usage in snapshot.usages])
-        if off.added_bytes > expected or off.removed_bytes:
+        # Where a call's effect could not be told, nothing was expected of the model.
+        if not self._resync_wanted and (off.added_bytes > expected or off.removed_bytes):
             self._attachment.note(
                 f"the model of the address space lacked {human_bytes(off.added_bytes - expected)} and had "
                 f"{human_bytes(off.removed_bytes)} too many against /proc/PID/maps; it was corrected"

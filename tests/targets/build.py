@@ -31,6 +31,9 @@ heap_churn          the heap changes all the time beside blocks that stay (comma
 heartbeat           how long the target is held up (commands `b` and `e`)
 hot                 attach, detach and probes survive threads that do nothing but malloc and free (command `c`)
 hot_leak            the same, and one call in many leaks: what a budget must find (command `c`)
+zoo                 every kind of memory gets its class (commands `m`, `f`, `s` and `x`)
+random_vm           the model of the address space is the kernel's after any system calls (commands `n` and `g`)
+handover            the same with four threads that hand addresses on to each other
 leaky-server        the demonstration: a server with a leak, a cache, churn and a mapped log
 grow                a Python program that grows (a script: see command())
 
@@ -120,6 +123,9 @@ def _all_targets() -> Iterator[Target]:
     yield Target("touch", "touch.c")
     yield Target("fault_runs", "fault_runs.c")
     yield Target("hot_leak", "hot_leak.c")
+    yield Target("zoo", "zoo.c")
+    yield Target("random_vm", "random_vm.c")
+    yield Target("handover", "handover.c")
     yield Target("leaky-server", "leaky_server.c")
 
 

@@ -8,10 +8,21 @@ from typing import Any, cast
 
 import pytest
 
-from tracer.model.events import Mapped, Protected, Remapped, Remapping, RssChange, Unmapped, VmaEvent
+from tracer.model.events import (
+    Attached,
+    Detaching,
+    Kept,
+    Mapped,
+    Protected,
+    Remapped,
+    Remapping,
+    RssChange,
+    Unmapped,
+    VmaEvent,
+)
 from tracer.model.vma import RssCounters
 from tracer.probes import consumer, layout
-from tracer.probes.consumer import RawStack, brings_code, decode_event
+from tracer.probes.consumer import RawStack, brings_code, decode_event, needs_resync
 from tracer.probes.layout import CERTAIN, Event, EventKind, RssCause, StackStatus, Totals
 from tracer.probes.program import Program
 
@@ -86,6 +97,23 @@ def test_mapped(prot: int, flags: int, perms: str, is_file: bool) -> None:
     assert decode_event(sent) == Mapped(99, BASE, 8192, perms, is_file, 4096, 5, False, "mmap")
 
 
+HUGETLB, HUGE_1GB, DROPPABLE = 0x40000, 30 << 26, 0x08
+
+
+def test_droppable_memory_is_private() -> None:
+    decoded = decode_event(event(EventKind.MAP, length=4096, flags=DROPPABLE | ANONYMOUS))
+    assert isinstance(decoded, Mapped) and decoded.perms == "---p"
+
+
+@pytest.mark.parametrize(
+    ("flags", "length", "expected"),
+    [(HUGETLB, 4096, 2 << 20), (HUGETLB, 4 << 20, 4 << 20), (HUGETLB | HUGE_1GB, 2 << 20, 1 << 30), (0, 4096, 4096)],
+)
+def test_huge_pages_are_mapped_whole(flags: int, length: int, expected: int) -> None:
+    decoded = decode_event(event(EventKind.MAP, length=length, flags=PRIVATE | ANONYMOUS | flags))
+    assert isinstance(decoded, Mapped) and decoded.length == expected
+
+
 def test_mapped_by_an_allocator() -> None:
     decoded = decode_event(event(EventKind.MAP, length=4096, flags=PRIVATE, in_allocator=1))
     assert isinstance(decoded, Mapped) and decoded.in_allocator is True
@@ -127,7 +155,29 @@ def test_the_highest_address_is_no_error() -> None:
 
 
 def test_unmapped() -> None:
-    assert decode_event(event(EventKind.UNMAP, address=BASE, length=4096)) == Unmapped(BASE, 4096)
+    assert decode_event(event(EventKind.UNMAP, address=BASE, length=4096)) == Unmapped(BASE, 4096, 11)
+
+
+def test_a_segment_is_attached_and_detached() -> None:
+    sent = event(EventKind.ATTACH, address=BASE, old_address=32770, prot=READ | WRITE, stack=5)
+    assert decode_event(sent) == Attached(99, BASE, 32770, "rw-s", 5, False)
+    assert decode_event(event(EventKind.DETACH, address=BASE)) == Detaching(BASE, 11)
+    assert decode_event(event(EventKind.KEPT)) == Kept(11)
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (event(EventKind.RESYNC), True),
+        (event(EventKind.REMAP, address=(1 << 64) - 12, flags=MAYMOVE | MREMAP_FIXED), True),
+        (event(EventKind.REMAP, address=(1 << 64) - 12, flags=MAYMOVE), False),
+        (event(EventKind.REMAP, address=BASE, flags=MAYMOVE | MREMAP_FIXED), False),
+        (event(EventKind.KEPT), False),
+        (event(EventKind.MAP, address=BASE, flags=FIXED), False),
+    ],
+)
+def test_what_cannot_be_told_from_the_event(sent: Event, expected: bool) -> None:
+    assert needs_resync(sent) is expected
 
 
 @pytest.mark.parametrize("kind", [EventKind.ADVISE, EventKind.RESYNC, EventKind.EXEC])

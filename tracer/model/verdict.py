@@ -3,7 +3,8 @@
 In this order:
 
 1. not-growing: RSS grew by less than 1 MiB, or by less than 1 % of what it was and 256 KiB a minute.
-2. file-cache, stacks: more than half of the growth is file pages; thread and main stacks.
+2. file-cache, stacks: more than half of the growth is file pages (files, text, rodata); thread and
+   main stacks.
 3. retention: more than half of the growth is memory that the allocator keeps beyond the live allocations; or more than
    a third, and more than these are, and RSS has levelled off.
 4. Of growth of which more than half has causes (live allocations, direct mappings, page faults):
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tracer.model.classes import FILE_CLASSES, STACK_CLASSES
+from tracer.model.class_names import FILE_CLASSES, STACK_CLASSES
 from tracer.model.rates import MIN_RATE, MIN_SECONDS, Outlook, Rate
 from tracer.model.report import LedgerRow, StackGrowth, Verdict, VerdictKind
 from tracer.units import human_bytes, human_rate, human_seconds, percent, plural

@@ -7,17 +7,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tracer.model.blocks import Blocks
-from tracer.model.events import Mapped, Protected, Remapped, Remapping, RssChange, Unmapped, VmaEvent
+from tracer.model.events import (
+    Attached,
+    Detaching,
+    Kept,
+    Mapped,
+    Protected,
+    Remapped,
+    Remapping,
+    RssChange,
+    Unmapped,
+    VmaEvent,
+)
 from tracer.model.vma import RssCounters
 from tracer.probes import layout
 from tracer.probes.calls import call_name
 from tracer.probes.layout import Event, EventKind, RssCause, StackStatus, Totals
 from tracer.probes.program import Program
 
-_MAP_SHARED_TYPES = 0x03  # MAP_SHARED 1, MAP_SHARED_VALIDATE 3; MAP_PRIVATE is 2
-_MAP_PRIVATE = 0x02
+# include/uapi/linux/mman.h: the kinds of mappings that are shared are MAP_SHARED and MAP_SHARED_VALIDATE.
+_MAP_TYPE, _MAP_SHARED_TYPES = 0x0F, (0x01, 0x03)
 _MAP_ANONYMOUS = 0x20
-_MREMAP_DONTUNMAP = 4
+# The size of huge pages stands in the flags as its logarithm; 2 MiB where it does not, unless the machine has others.
+_MAP_HUGETLB, _HUGE_SHIFT, _HUGE_MASK, _HUGE_DEFAULT = 0x40000, 26, 0x3F, 21
+_MREMAP_FIXED, _MREMAP_DONTUNMAP = 2, 4
 _ERRNO_MAX = 4095
 _U64 = 1 << 64
 # enum rss_cause: a system call's number lies beside RSS_OTHER_CALL.
@@ -43,12 +56,20 @@ def decode_event(event: Event) -> VmaEvent | None:
         case EventKind.MAP:
             return _mapped(event)
         case EventKind.UNMAP:
-            return Unmapped(event.address, event.length)
+            return Unmapped(event.address, event.length, event.tid)
+        case EventKind.ATTACH:
+            perms = _perms(event.prot) + "s"
+            in_allocator = bool(event.in_allocator)
+            return Attached(event.time_ns, event.address, event.old_address, perms, event.stack, in_allocator)
+        case EventKind.DETACH:
+            return Detaching(event.address, event.tid)
+        case EventKind.KEPT:
+            return Kept(event.tid)
         case EventKind.REMAP_ENTER:
             keep = _keeps_old(event)
             return Remapping(event.tid, event.old_address, event.old_length, keep)
         case EventKind.REMAP:
-            failed = event.address >= _U64 - _ERRNO_MAX
+            failed = _has_failed(event)
             return Remapped(
                 event.tid,
                 event.old_address,
@@ -74,13 +95,31 @@ def decode_event(event: Event) -> VmaEvent | None:
     return None
 
 
+def needs_resync(event: Event) -> bool:
+    """Whether what an event tells of may have changed more of the address space than it says.
+
+    An mremap to a fixed place unmaps what is there before it is sure to succeed.
+    """
+    if event.kind == EventKind.REMAP:
+        return _has_failed(event) and bool(event.flags & _MREMAP_FIXED)
+    return event.kind == EventKind.RESYNC
+
+
+def _has_failed(event: Event) -> bool:
+    return event.address >= _U64 - _ERRNO_MAX
+
+
 def _mapped(event: Event) -> Mapped:
-    private = event.flags & _MAP_SHARED_TYPES == _MAP_PRIVATE
+    shared = event.flags & _MAP_TYPE in _MAP_SHARED_TYPES
+    length = event.length
+    if event.flags & _MAP_HUGETLB:
+        huge_page = 1 << (event.flags >> _HUGE_SHIFT & _HUGE_MASK or _HUGE_DEFAULT)
+        length = (length + huge_page - 1) & -huge_page
     return Mapped(
         event.time_ns,
         event.address,
-        event.length,
-        _perms(event.prot) + ("p" if private else "s"),
+        length,
+        _perms(event.prot) + ("s" if shared else "p"),
         not event.flags & _MAP_ANONYMOUS,
         event.offset,
         event.stack,

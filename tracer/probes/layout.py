@@ -59,6 +59,9 @@ class EventKind(IntEnum):
     ADVISE = 7
     RESYNC = 8
     EXEC = 9
+    ATTACH = 10
+    DETACH = 11
+    KEPT = 12
 
 
 class RssCause(IntEnum):

@@ -47,6 +47,21 @@ class Residency:
                 runs.append((low, high))
         return runs
 
+    @property
+    def has_guards(self) -> bool:
+        """Whether the kernel tells guard markers apart (6.16)."""
+        return self._scanner.has_guards
+
+    def guards(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Where accesses are refused by guard markers (MADV_GUARD_INSTALL): (start, end), ascending, none adjacent."""
+        found: list[tuple[int, int]] = []
+        for low, high in self._scanner.guards(start, end):
+            if found and found[-1][1] == low:
+                found[-1] = (found[-1][0], high)
+            else:
+                found.append((low, high))
+        return found
+
     def resident_bytes(self, start: int, end: int) -> int:
         """How many bytes of a page-aligned address range are resident."""
         regions = self._scanner.regions(start, end)

@@ -75,6 +75,19 @@ class PageScanner:
             yield from found
             start = stop
 
+    @property
+    def has_guards(self) -> bool:
+        """Whether ``guards`` finds anything (kernel 6.16)."""
+        return bool((self._hidden or 0) & _IS_GUARD)
+
+    def guards(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Ascending ranges of guard markers (MADV_GUARD_INSTALL); neighbours may touch."""
+        masks = (0, _IS_GUARD, 0, _IS_GUARD)
+        while self.has_guards and start < end:
+            found, start = self._ask(start, min(end, start + _MAX_SPAN), masks)
+            for low, high, _ in found:
+                yield low, high
+
     def close(self) -> None:
         """Close the file."""
         if self._fd >= 0:
@@ -84,8 +97,11 @@ class PageScanner:
     def _scan(self, start: int, end: int, hidden: int, also: int) -> tuple[list[Region], int]:
         """The regions that one ioctl finds, and where it stopped."""
         wanted = IS_PRESENT | IS_SWAPPED
+        return self._ask(start, end, (hidden, hidden, wanted, wanted | also))
+
+    def _ask(self, start: int, end: int, masks: tuple[int, int, int, int]) -> tuple[list[Region], int]:
+        """One ioctl; ``masks`` are which categories to invert, all of which and any of which to want, and to tell."""
         vector = ctypes.addressof(self._vector)
-        masks = (hidden, hidden, wanted, wanted | also)
         argument = bytearray(_SCAN_ARG.pack(_SCAN_ARG.size, 0, start, end, 0, vector, _MAX_PAGES, _MAX_PAGES, *masks))
         try:
             count = fcntl.ioctl(self._fd, _PAGEMAP_SCAN, argument)
