@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
+
+from tracer.cli.params import Pid, Seconds
 
 if TYPE_CHECKING:
     from tracer.cli.stopping import StopSignals
@@ -17,36 +18,13 @@ if TYPE_CHECKING:
     from tracer.unwind.access import UnwindSizes
 
 
-class _Pid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.2 on
-    """A process id."""
-
-    name = "pid"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value)
-        # PID_MAX_LIMIT is 2^22 (include/linux/threads.h); any longer number is a slip of the hand.
-        if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) <= 1 << 22:
-            self.fail(f"{text!r} is no process id: give a number such as 1234", param, ctx)
-        return int(text)
-
-
-class _Seconds(click.FloatRange):
-    """A time that ends: neither nan nor inf."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = float(super().convert(value, param, ctx))
-        if not math.isfinite(seconds):
-            self.fail(f"{value} is no number of seconds", param, ctx)
-        return seconds
-
-
 @click.command()
-@click.argument("pid", type=_Pid())
-@click.option("-d", "--duration", type=_Seconds(min=0, min_open=True), metavar="SECONDS", help="Stop after SECONDS.")
+@click.argument("pid", type=Pid())
+@click.option("-d", "--duration", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="Stop after SECONDS.")
 @click.option(
     "-i",
     "--interval",
-    type=_Seconds(min=0.1),
+    type=Seconds(min=0.1),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
