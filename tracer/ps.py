@@ -28,6 +28,7 @@ from tracer.report.ps import PsStyle, legend, ps_lines
 from tracer.report.ps_columns import COLUMNS, PsColumn, default_columns, find_columns, sort_key
 from tracer.report.ps_data import write_ps_csv, write_ps_json
 from tracer.report.ps_system import system_lines, write_system_csv, write_system_json
+from tracer.units import plural
 
 Render = Callable[[TextIO], None]
 
@@ -155,7 +156,7 @@ class PsRun:
             self.by,
             self.clock.now(),
             rows,
-            total_row(rows),
+            total_row(rows, sum(bool(p.parts) for p in survey.processes) if self.by in BY_PART else None),
             survey,
             seconds=seconds,
             memory=_parse_size(base) if base is not None else meminfo.get("MemTotal"),
@@ -224,9 +225,10 @@ class PsRun:
 
     def _nothing(self, view: PsView) -> str:
         unreadable = view.survey.unreadable
-        if unreadable and self.by in BY_PART:
-            return f"nothing could be read of {len(unreadable)} processes: {unreadable[0].refusal}"
-        return f"nothing matches {self.selection.in_words()}"
+        refused = f"{plural(len(unreadable), 'process', 'es')} could not be read" if unreadable else ""
+        if view.survey.processes and refused:
+            return f"{refused}: {unreadable[0].refusal}"
+        return f"nothing matches {self.selection.in_words()}" + (f"; {refused}" if refused else "")
 
 
 def _by(options: Mapping[str, Any]) -> By:
@@ -257,7 +259,7 @@ def _selection(options: Mapping[str, Any], source: ProcSource, live: bool) -> Se
 
 
 def _open_capture(path: Path) -> ProcSource:
-    from tracer.procfs.capture import open_capture
+    from tracer.procfs.capture import open_capture  # type: ignore[import-untyped,unused-ignore]
 
     return cast(ProcSource, open_capture(path))
 

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -75,17 +76,21 @@ def sleepers(count: int) -> Iterator[None]:
     """That many processes, all of them past their start; none is left behind."""
     running: list[subprocess.Popen[bytes]] = []
     try:
+        # One by one, so that those that were started are ended also where the next one cannot be.
         for _ in range(count):
-            running.append(subprocess.Popen(["sleep", "infinity"], stdin=subprocess.DEVNULL))
+            running.append(subprocess.Popen(["sleep", "infinity"], stdin=subprocess.DEVNULL))  # noqa: PERF401
         for process in running:
-            wchan = Path(f"/proc/{process.pid}/syscall")
-            wait_for(lambda file=wchan: file.read_text()[:1].isdigit(), "sleep sleeps")  # type: ignore[misc]
+            wait_for(partial(_is_asleep, process.pid), "sleep sleeps")
         yield
     finally:
         for process in running:
             process.kill()
         for process in running:
             process.wait()
+
+
+def _is_asleep(pid: int) -> bool:
+    return "nanosleep" in Path(f"/proc/{pid}/wchan").read_text()
 
 
 def cost_of(command: list[str]) -> Cost:

@@ -38,7 +38,7 @@ def cli() -> None:
     \b
     memtrace PID            trace until Ctrl-C: live view, then the report
     memtrace attach PID     the same; its options: memtrace attach --help
-    memtrace ps             all processes: swap, USS, PSS, RSS; by user, mapping, ...
+    memtrace ps             memory of all processes: PSS, USS, swap; by user, ...
     """
 
 

@@ -71,10 +71,12 @@ class ProcessUsage:
 class Survey:
     """The processes of one look, and how many others were met that have no memory to show.
 
-    ``ended`` went away while they were read; ``itself`` says that memtrace's own process was left out.
+    ``unjudged`` could not be read, so that nobody knows whether a filter would take them. ``ended`` went away while
+    they were read; ``itself`` says that memtrace's own process was left out.
     """
 
     processes: tuple[ProcessUsage, ...]
+    unjudged: tuple[ProcessUsage, ...] = ()
     kernel_threads: int = 0
     zombies: int = 0
     ended: int = 0
@@ -83,7 +85,7 @@ class Survey:
     @property
     def unreadable(self) -> tuple[ProcessUsage, ...]:
         """The processes whose memory could not be read."""
-        return tuple(process for process in self.processes if process.refusal is not None)
+        return (*(process for process in self.processes if process.refusal is not None), *self.unjudged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,8 @@ def total(parts: Iterable[Sizes]) -> tuple[Sizes, frozenset[str]]:
     return Sizes(*sums), partial
 
 
-def total_row(rows: Sequence[Row]) -> Row:
-    """All rows as one; its ``pids`` count a process once for each row that it is in."""
+def total_row(rows: Sequence[Row], pids: int | None = None) -> Row:
+    """All rows as one, of ``pids`` processes where that is no sum: one process may be in several rows."""
     sizes, partial = total(row.sizes for row in rows)
     grown = [row.growth for row in rows if row.growth is not None]
     return Row(
@@ -130,7 +132,7 @@ def total_row(rows: Sequence[Row]) -> Row:
         sizes=sizes,
         partial=partial.union(*(row.partial for row in rows)),
         growth=total(grown)[0] if grown else None,
-        pids=sum(row.pids for row in rows),
+        pids=sum(row.pids for row in rows) if pids is None else pids,
         maps=_sum(row.maps for row in rows),
         threads=_sum(row.threads for row in rows),
         unreadable=sum(row.unreadable for row in rows),

@@ -54,10 +54,12 @@ class Surveyor:
         self._needs = needs
         self._memory_of = memory_of
         self._users: dict[int, str] = {}
+        self._unjudged: list[ProcessUsage] = []
 
     def look(self) -> Survey:
         """The processes of now. A process that cannot be read is in it, with its reason; none is left out silently."""
         found: list[ProcessUsage] = []
+        self._unjudged = []
         counts = {"kernel": 0, "zombie": 0, "ended": 0}
         itself = False
         for pid in self._source.pids():
@@ -73,7 +75,7 @@ class Surveyor:
                     counts[usage] += 1
                 elif usage is not None:
                     found.append(usage)
-        return Survey(tuple(found), counts["kernel"], counts["zombie"], counts["ended"], itself)
+        return Survey(tuple(found), tuple(self._unjudged), counts["kernel"], counts["zombie"], counts["ended"], itself)
 
     def _process(self, pid: int) -> ProcessUsage | str | None:
         """A process, what it is instead (``kernel``, ``zombie``), or None where it is not asked for.
@@ -104,9 +106,11 @@ class Surveyor:
         return self._with_details(self._with_memory(usage, task))
 
     def _hidden(self, pid: int, error: PrivilegeError) -> ProcessUsage | None:
-        if self._selection.process or self._selection.user or self._selection.mapping:
-            return None
-        return ProcessUsage(pid, "?", -1, "?", "?", Sizes(), refusal=error.cause)
+        usage = ProcessUsage(pid, "?", -1, "?", "?", Sizes(), refusal=error.cause)
+        if not (self._selection.process or self._selection.user or self._selection.mapping):
+            return usage
+        self._unjudged.append(usage)
+        return None
 
     def _status(self, pid: int) -> tuple[ProcessStatus, bytes, str]:
         """The status of a process, or of a thread where the leader has exited, and where its files lie."""
@@ -155,8 +159,11 @@ class Surveyor:
                 return self._by_mappings(usage, task)
             sizes, maps = self._whole(usage.pid, task, usage.sizes.vss or 0)
         except PrivilegeError as error:
-            # Whether it has such a mapping is not known.
-            return replace(usage, refusal=error.cause) if self._selection.mapping is None else None
+            usage = replace(usage, refusal=error.cause)
+            if self._selection.mapping is None:
+                return usage
+            self._unjudged.append(usage)  # whether it has such a mapping is not known
+            return None
         return replace(usage, sizes=sizes, maps=maps)
 
     def _whole(self, pid: int, task: str, vss: int) -> tuple[Sizes, int | None]:

@@ -23,7 +23,7 @@ Line = tuple[str, str]
 _DIVISORS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 # The label of a row is to have so much room before a column of the default set gives way.
 _LABEL_ROOM = 14
-_KEEP: dict[str, Keep] = {"mapping": "end", "cgroup": "end", "program": "start", "command": "start"}
+_KEEP_END = ("mapping", "cgroup")
 _UNKNOWN = "-"
 _BLOCKS = " \u258f\u258e\u258d\u258c\u258b\u258a\u2589\u2588"
 
@@ -95,6 +95,8 @@ def _fitted(view: PsView, style: PsStyle, page: Page) -> PsStyle:
     if style.fixed:
         return style
     for name in GIVE_WAY:
+        if style.bars is not None and name == style.bars.name:
+            continue
         if _width(view, style, page) + _LABEL_ROOM <= page.width:
             break
         style = replace(style, columns=tuple(column for column in style.columns if column.name != name))
@@ -110,10 +112,10 @@ def _width(view: PsView, style: PsStyle, page: Page) -> int:
 
 def _layout(style: PsStyle) -> list[Column]:
     last = len(style.columns) - 1
-    layout = [
-        Column(column.title, column.kind != "text", _KEEP.get(column.name) if i == last else None)
-        for i, column in enumerate(style.columns)
-    ]
+    layout = [Column(column.title, right=column.kind != "text") for column in style.columns]
+    if style.columns[last].kind == "text":
+        keep: Keep = "end" if style.columns[last].name in _KEEP_END else "start"
+        layout[last] = replace(layout[last], keep=keep)
     if style.bars is not None:
         layout.insert(last if style.columns[last].kind == "text" else last + 1, Column(f"OF {style.bars.title}"))
     return layout
@@ -176,6 +178,9 @@ def _footer(view: PsView, style: PsStyle) -> Iterator[str]:
         parts.append(f"{' and '.join(counted)} without memory")
     if survey.ended:
         parts.append(f"{human_count(survey.ended)} ended meanwhile")
+    new = sum(row.is_new and row.process is not None for row in view.rows)
+    if new:
+        parts.append(f"{human_count(new)} new since the first look, and all of it growth")
     if survey.itself:
         parts.append("memtrace itself is left out")
     yield "; ".join(parts)
@@ -190,10 +195,10 @@ def _unreadable(view: PsView, style: PsStyle) -> Iterator[str]:
     text = (
         f"{plural(len(unreadable), 'process', 'es')} (RSS {short_bytes(rss)}) could not be read for want of permission"
     )
-    if view.by in BY_PART:
+    if view.by in BY_PART or view.survey.unjudged:
         text += ": not in the table"
     elif view.by == "process":
-        text += ": only RSS, VSS and swap are known"
+        text += ": only RSS, VSS and swap are known" + (", and > marks sums without the rest" if style.totals else "")
     else:
         text += ", so that > stands before what is a lower bound"
     yield text + (f"; {style.hint}" if style.hint else "")
