@@ -12,14 +12,14 @@ from tracer.probes.program import Program
 
 # What must be there. Exit before enter: a call whose exit is traced but not its enter is ignored; the other way round
 # its thread would look as if it were still inside.
-_RAW = {
+RAW_TRACEPOINTS = {
     "sys_exit": "on_sys_exit",
     "sys_enter": "on_sys_enter",
     "sched_process_exec": "on_exec",
     "task_newtask": "on_new_task",
     "sched_process_exit": "on_thread_exit",
 }
-_FAULTS = ("page_fault_user", "page_fault_kernel")
+FAULT_TRACEPOINTS = ("page_fault_user", "page_fault_kernel")
 # Offsets and sizes that `struct rss_stat_args` in bpf/rss.bpf.c states.
 _RSS_STAT_FIELDS = {"mm_id": (8, 4), "curr": (12, 4), "member": (16, 4), "size": (24, 8)}
 
@@ -52,14 +52,14 @@ def attach_tracepoints(program: Program) -> Tracepoints:
 
 def _attach_rss(program: Program, attached: Tracepoints) -> None:
     try:
-        described, event_id = _rss_stat_event()
+        described, event_id = rss_stat_event()
     except OSError as error:
         attached.missing.append(f"kmem:rss_stat is missing ({error.strerror}): no RSS growth by fault stack")
         return
     if not rss_stat_layout_matches(described):
         attached.missing.append("kmem:rss_stat has an unknown layout on this kernel: no RSS growth by fault stack")
         return
-    for name in _FAULTS:
+    for name in FAULT_TRACEPOINTS:
         try:
             fd = kernel.open_raw_tracepoint(name, program.load("on_page_fault", "RAW_TRACEPOINT"))
         except KernelError as error:
@@ -80,7 +80,7 @@ def _attach_rss(program: Program, attached: Tracepoints) -> None:
 
 
 def _attach_raw(program: Program, attached: Tracepoints) -> None:
-    for name, function in _RAW.items():
+    for name, function in RAW_TRACEPOINTS.items():
         try:
             attached.descriptors.append(kernel.open_raw_tracepoint(name, program.load(function, "RAW_TRACEPOINT")))
         except OSError as error:
@@ -90,7 +90,7 @@ def _attach_raw(program: Program, attached: Tracepoints) -> None:
             ) from error
 
 
-def _rss_stat_event() -> tuple[str, int]:
+def rss_stat_event() -> tuple[str, int]:
     """The format and the id of kmem:rss_stat; the only trace event whose fields no raw tracepoint passes."""
     tracefs = kernel.open_tracefs()
     try:
