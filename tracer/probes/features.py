@@ -127,7 +127,7 @@ class _HitCounter:
     def __init__(self, bpf: Any, kprobe: int) -> None:
         self._bpf = bpf
         self._kprobe = kprobe
-        self._seen = KernelMap(bpf["seen"].map_fd, 4, 8)
+        self._seen = KernelMap(bpf[b"seen"].map_fd, 4, 8)
         self._function = ctypes.CDLL(None).labs
         self._path, self._offset = _place_of(ctypes.cast(self._function, ctypes.c_void_p).value or 0)
 
@@ -173,7 +173,7 @@ class _HitCounter:
 
     def _load(self, attach_type: int) -> int:
         try:
-            loaded = self._bpf.load_func("on_hit", self._kprobe, attach_type=attach_type)
+            loaded = self._bpf.load_func(b"on_hit", self._kprobe, attach_type=attach_type)
         except Exception as error:  # bcc raises bare Exception
             raise KernelError("the kernel refuses such a program") from error
         # bcc would take the same function for the next kind, too: the descriptor is ours from here on.
@@ -192,7 +192,7 @@ def _hit_counter() -> Iterator[_HitCounter]:
     source = "#include <linux/types.h>\n" + (directory / "features.bpf.c").read_text(encoding="utf-8")
     with captured_stderr():
         try:
-            bpf = bcc.BPF(text=source)
+            bpf = bcc.BPF(text=source.encode())
         except Exception as error:  # bcc raises bare Exception
             raise KernelError("bcc refused the program that tries uprobes") from error
         try:

@@ -82,7 +82,7 @@ def _allocator(plan: AllocatorPlan, page: Page) -> Iterator[Line]:
         Column("FUNCTION", keep="start", least=12),
         Column("PROBE"),
         Column("OFFSET", right=True),
-        Column("INSTRUCTION", keep="start", least=12),
+        Column("INSTRUCTION", keep="start", least=10),
         Column("HOW"),
     )
     rows = [_place_cells(place, page) for place in _merged(plan.places)]
@@ -136,15 +136,10 @@ def _modules(modules: Sequence[ModuleCoverage], page: Page) -> Iterator[Line]:
     yield "", ""
     poor = [module for module in modules if module.problem]
     good = [module for module in modules if not module.problem][: max(_MODULES - len(poor), 4)]
-    rows = [(percent(m.covered, m.code), short_bytes(m.code), page.clean(m.path), "") for m in good]
-    rows += [("none", short_bytes(m.code), page.clean(m.path), page.clean(m.problem)) for m in poor]
-    columns = (
-        Column("UNWOUND", right=True),
-        Column("CODE", right=True),
-        Column("MODULE", keep="end", least=16),
-        Column("", keep="start"),
-    )[: 4 if poor else 3]
-    lines = page.align(columns, [row[: len(columns)] for row in rows])
+    rows = [(percent(m.covered, m.code), short_bytes(m.code), page.clean(m.path)) for m in good]
+    rows += [("none", short_bytes(m.code), page.clean(f"{m.path} ({m.problem})")) for m in poor]
+    columns = (Column("UNWOUND", right=True), Column("CODE", right=True), Column("MODULE", keep="end", least=16))
+    lines = page.align(columns, rows)
     yield lines[0], "head"
     yield from ((line, "") for line in lines[1:])
     if len(modules) > len(rows):
