@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from tests.bpf.harness import ROOT, memtrace_command, wait_for
+from tests.bpf.harness import ROOT, memtrace_command, process_state, wait_for
 
 VIEWS = {
     "by process": ((), ()),
@@ -90,7 +90,7 @@ def sleepers(count: int) -> Iterator[None]:
 
 
 def _is_asleep(pid: int) -> bool:
-    return "nanosleep" in Path(f"/proc/{pid}/wchan").read_text()
+    return Path(f"/proc/{pid}/comm").read_text() == "sleep\n" and process_state(pid) == "S"
 
 
 def cost_of(command: list[str]) -> Cost:
