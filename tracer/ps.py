@@ -105,13 +105,13 @@ class PsRun:
 
     def _processes(self) -> Iterator[Render]:
         view = None
-        for view in self._looks():
+        for view in self.looks():
             if view.rows or self.options["as_csv"] or self.options["as_json"]:
                 yield self._renderer(view)
         if view is not None:
             self._explain_missing(view)
 
-    def _looks(self) -> Iterator[PsView]:
+    def looks(self) -> Iterator[PsView]:
         """One view, or, with an interval, one for each pair of looks; Ctrl-C ends them once there is one."""
         surveyor = Surveyor(self.source, self.selection, self._needs(), live_memory if self.live else no_memory)
         interval = self.options["interval"]

@@ -359,7 +359,7 @@ class TestChartRows:
 
     def test_are_labels_and_values_largest_first(self) -> None:
         run = self.run_of()
-        (view,) = run._looks()
+        (view,) = run.looks()
         columns = tuple(column for column in run.columns if column.name in ("uss", "pss"))
         assert chart_rows(view, columns) == [
             ("redis-server (5)", (3020 * KIB, 3300 * KIB)),
