@@ -129,7 +129,7 @@ def attach(monkeypatch: pytest.MonkeyPatch) -> Attach:
             machine.need("tracefs")
             return described, 646
 
-        monkeypatch.setattr(tracepoints, "_rss_stat_event", event)
+        monkeypatch.setattr(tracepoints, "rss_stat_event", event)
         monkeypatch.setattr(kernel, "open_raw_tracepoint", lambda name, _fd: machine.open(name))
         monkeypatch.setattr(kernel, "open_tracepoint", lambda _fd, number: machine.open(f"event {number}"))
         return attach_tracepoints(cast(Program, FakeProgram(refused)), wanted)
@@ -220,8 +220,8 @@ def test_the_format_is_read_below_tracefs(monkeypatch: pytest.MonkeyPatch, tmp_p
     (place / "id").write_text("646\n")
     before = open_descriptors()
     monkeypatch.setattr(kernel, "open_tracefs", lambda: os.open(tmp_path, os.O_RDONLY))
-    assert tracepoints._rss_stat_event() == (FORMAT, 646)
+    assert tracepoints.rss_stat_event() == (FORMAT, 646)
     (place / "id").unlink()
     with pytest.raises(FileNotFoundError):
-        tracepoints._rss_stat_event()
+        tracepoints.rss_stat_event()
     assert open_descriptors() == before

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
+
+from tracer.cli.params import Pid, Seconds, Share
 
 if TYPE_CHECKING:
     from tracer.cli.output import ReportFile
@@ -21,50 +22,13 @@ if TYPE_CHECKING:
     from tracer.unwind.access import UnwindSizes
 
 
-class _Pid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.2 on
-    """A process id."""
-
-    name = "pid"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value)
-        # PID_MAX_LIMIT is 2^22 (include/linux/threads.h); any longer number is a slip of the hand.
-        if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) <= 1 << 22:
-            self.fail(f"{text!r} is no process id: give a number such as 1234", param, ctx)
-        return int(text)
-
-
-class _Share(click.FloatRange):
-    """A percentage as a share, or ``none`` for no limit."""
-
-    name = "percent"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if str(value).lower() in ("none", "off"):
-            return None
-        percentage: Any = super().convert(str(value).removesuffix("%"), param, ctx)  # type: ignore[arg-type]
-        if not math.isfinite(percentage):
-            self.fail(f"{value} is no percentage", param, ctx)
-        return percentage / 100
-
-
-class _Seconds(click.FloatRange):
-    """A time that ends: neither nan nor inf."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = float(super().convert(value, param, ctx))
-        if not math.isfinite(seconds):
-            self.fail(f"{value} is no number of seconds", param, ctx)
-        return seconds
-
-
 @click.command()
-@click.argument("pid", type=_Pid())
-@click.option("-d", "--duration", type=_Seconds(min=0, min_open=True), metavar="SECONDS", help="Stop after SECONDS.")
+@click.argument("pid", type=Pid())
+@click.option("-d", "--duration", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="Stop after SECONDS.")
 @click.option(
     "-i",
     "--interval",
-    type=_Seconds(min=0.1),
+    type=Seconds(min=0.1),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -107,7 +71,7 @@ class _Seconds(click.FloatRange):
 )
 @click.option(
     "--max-overhead",
-    type=_Share(min=0, min_open=True, max=100),
+    type=Share(min=0, min_open=True, max=100),
     default="5",
     show_default=True,
     metavar="PCT",

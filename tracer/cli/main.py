@@ -11,6 +11,8 @@ import click
 
 from tracer import __version__
 from tracer.cli.attach import attach
+from tracer.cli.doctor import doctor
+from tracer.cli.ps import ps
 from tracer.errors import EXIT_CANNOT_TRACE, EXIT_USAGE, MemtraceError
 from tracer.report.safe import printable
 
@@ -37,10 +39,14 @@ def cli() -> None:
     \b
     memtrace PID            trace until Ctrl-C: live view, then the report
     memtrace attach PID     the same; its options: memtrace attach --help
+    memtrace ps             memory of all processes: PSS, USS, swap; by user, ...
+    memtrace doctor [PID]   what this machine allows, and what to do about it
     """
 
 
 cli.add_command(attach)
+cli.add_command(ps)
+cli.add_command(doctor)
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ class Program:
             f"-DFILTER_BITS={limits.filter_bits}",
             *unwind.flags(),
         ]
-        with _captured_stderr() as messages:
+        with captured_stderr() as messages:
             try:
                 return self._bcc.BPF(text=_joined_source(directory), cflags=flags)
             except Exception as error:  # bcc raises bare Exception
@@ -109,7 +109,7 @@ class Program:
         Returns its file descriptor. Raises KernelError with the verifier's reason.
         """
         bpf = self._bcc.BPF
-        with _captured_stderr() as messages:
+        with captured_stderr() as messages:
             try:
                 loaded = self._bpf.load_func(function, getattr(bpf, kind), attach_type=attach_type)
             except Exception as error:
@@ -200,7 +200,7 @@ def _raise_locked_memory_limit() -> None:
 
 
 @contextlib.contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
+def captured_stderr() -> Iterator[Callable[[], str]]:
     """Bcc's libraries write their reasons straight to file descriptor 2: keep them for one clear line."""
     saved = os.dup(2)
     with tempfile.TemporaryFile() as sink:

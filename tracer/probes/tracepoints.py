@@ -13,14 +13,14 @@ from tracer.probes.program import Program
 
 # What must be there. Exit before enter: a call whose exit is traced but not its enter is ignored; the other way round
 # its thread would look as if it were still inside.
-_RAW = {
+RAW_TRACEPOINTS = {
     "sys_exit": "on_sys_exit",
     "sys_enter": "on_sys_enter",
     "sched_process_exec": "on_exec",
     "task_newtask": "on_new_task",
     "sched_process_exit": "on_thread_exit",
 }
-_FAULTS = ("page_fault_user", "page_fault_kernel")
+FAULT_TRACEPOINTS = ("page_fault_user", "page_fault_kernel")
 # Offsets and sizes that `struct rss_stat_args` in bpf/rss.bpf.c states.
 _RSS_STAT_FIELDS = {"mm_id": (8, 4), "curr": (12, 4), "member": (16, 4), "size": (24, 8)}
 
@@ -58,7 +58,7 @@ def attach_tracepoints(program: Program, wanted: RssSource = "rss-stat") -> Trac
 
 
 def _attach_faults(program: Program, attached: Tracepoints) -> bool:
-    for name in _FAULTS:
+    for name in FAULT_TRACEPOINTS:
         try:
             fd = kernel.open_raw_tracepoint(name, program.load("on_page_fault", "RAW_TRACEPOINT"))
         except KernelError as error:
@@ -77,7 +77,7 @@ def _attach_faults(program: Program, attached: Tracepoints) -> bool:
 def _attach_rss_stat(program: Program, attached: Tracepoints) -> bool:
     reason = None
     try:
-        described, event_id = _rss_stat_event()
+        described, event_id = rss_stat_event()
         if rss_stat_layout_matches(described):
             attached.descriptors.append(kernel.open_tracepoint(program.load("on_rss_stat", "TRACEPOINT"), event_id))
         else:
@@ -90,7 +90,7 @@ def _attach_rss_stat(program: Program, attached: Tracepoints) -> bool:
 
 
 def _attach_raw(program: Program, attached: Tracepoints) -> None:
-    for name, function in _RAW.items():
+    for name, function in RAW_TRACEPOINTS.items():
         try:
             attached.descriptors.append(kernel.open_raw_tracepoint(name, program.load(function, "RAW_TRACEPOINT")))
         except OSError as error:
@@ -100,7 +100,7 @@ def _attach_raw(program: Program, attached: Tracepoints) -> None:
             ) from error
 
 
-def _rss_stat_event() -> tuple[str, int]:
+def rss_stat_event() -> tuple[str, int]:
     """The format and the id of kmem:rss_stat; the only trace event whose fields no raw tracepoint passes."""
     tracefs = kernel.open_tracefs()
     try:
@@ -112,7 +112,7 @@ def _rss_stat_event() -> tuple[str, int]:
 
 def rss_stat_event_id() -> int:
     """The id of kmem:rss_stat. Raises OSError where there is none."""
-    return _rss_stat_event()[1]
+    return rss_stat_event()[1]
 
 
 def rss_stat_layout_matches(described: str) -> bool:
