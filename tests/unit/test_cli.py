@@ -103,8 +103,8 @@ def test_help_fits_a_terminal(run: Run) -> None:
 def test_help_of_attach(run: Run, arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.code == 0 and result.out.startswith("Usage: memtrace attach")
-    for option in inspect.signature(attach_module.attach.callback or print).parameters:
-        assert option == "pid" or f"--{option.removeprefix('as_').replace('_', '-')}" in result.out
+    for parameter in attach_module.attach.params:
+        assert parameter.name == "pid" or parameter.opts[-1] in result.out
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
@@ -179,7 +179,7 @@ def test_a_report_in_a_file(run: Run, tracing: Tracing, tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     there: list[bool] = []
     tracing.before = lambda: there.append(path.exists())
-    assert run("1234", "--json", "-o", str(path)) == Result(0, "", "")
+    assert run("1234", "--json", "-o", str(path)) == Result(0, "", f"wrote {path} (json: schema memtrace/1)\n")
     assert json.loads(path.read_text())["schema"] == "memtrace/1"
     assert os.listdir(tmp_path) == ["out.json"] and there == [False]
 

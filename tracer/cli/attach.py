@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from tracer.cli.outlet_options import OutletOptions, outlet_options
+from tracer.cli.report_options import Outputs, ReportOptions, report_options
 
 if TYPE_CHECKING:
     from tracer.cli.stopping import StopSignals
     from tracer.model.report import Report
     from tracer.probes.program import Program
+    from tracer.push.outlets import Destinations
     from tracer.target import TargetInfo
     from tracer.unwind.access import UnwindSizes
 
@@ -52,15 +55,7 @@ class _Seconds(click.FloatRange):
     metavar="SECONDS",
     help="Distance of looks, and of the lines when not on a terminal.",
 )
-@click.option(
-    "-n", "--top", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Stacks and VMAs shown."
-)
-@click.option("--allocator-frames", is_flag=True, help="Show the allocator's own frames at the top of stacks, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON (schema memtrace/1).")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the report to FILE, not to stdout."
-)
-@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@report_options
 @click.option(
     "--max-live",
     type=click.IntRange(min=1024, max=1 << 26),
@@ -69,16 +64,14 @@ class _Seconds(click.FloatRange):
     metavar="N",
     help="Live blocks that can be told apart; each takes about 100 bytes of kernel memory when used.",
 )
+@outlet_options
 def attach(
     pid: int,
     duration: float | None,
     interval: float,
-    top: int,
-    allocator_frames: bool,
-    as_json: bool,
-    output: Path | None,
-    force: bool,
+    report_options: ReportOptions,
     max_live: int,
+    outlet_options: OutletOptions,
 ) -> None:
     """Trace process PID: which call stacks make it grow.
 
@@ -88,51 +81,48 @@ def attach(
     Exit status: 0 a report was made, 1 the process could not be traced, 2 usage.
     """
     # Heavy modules are imported once it is clear that they are needed: --help must not wait for them.
-    from tracer.cli.output import ReportFile, write_to_stdout
     from tracer.cli.stopping import StopSignals
-    from tracer.errors import MemtraceError
+    from tracer.push.endpoint import hidden
     from tracer.target import check_privileges, check_target
 
     target = check_target(pid)
-    check_privileges(sys.argv[1:])
-    file = ReportFile(output, force=force) if output else None
-    try:
-        with StopSignals() as signals:
-            report = _trace(target, duration, interval, max_live, signals)
-
-            def render(out: TextIO) -> None:
-                _render(report, out, as_json=as_json, top=top, allocator_frames=allocator_frames)
-
-            if file is None:
-                write_to_stdout(render)
-                return
-            try:
-                file.write(render)
-            except MemtraceError:
-                write_to_stdout(render)  # what was gathered must not be lost with the file
-                raise
-    finally:
-        if file is not None:
-            file.discard()
+    check_privileges([hidden(argument) for argument in sys.argv[1:]])
+    destinations = outlet_options.destinations(target)
+    with Outputs(report_options, _say) as outputs, StopSignals() as signals:
+        outputs.write(_trace(target, duration, interval, max_live, signals, destinations))
 
 
-def _trace(target: TargetInfo, duration: float | None, interval: float, max_live: int, signals: StopSignals) -> Report:
+def _trace(
+    target: TargetInfo,
+    duration: float | None,
+    interval: float,
+    max_live: int,
+    signals: StopSignals,
+    destinations: Destinations,
+) -> Report:
     import os
     from concurrent.futures import ThreadPoolExecutor
 
     from tracer.probes.holder import ProbeHolder
+    from tracer.push.outlets import Outlets
 
     holder = ProbeHolder()  # it forks, so it comes before the first thread
     try:
-        # Compiling takes most of the start: meanwhile everything else is imported.
-        with ThreadPoolExecutor(max_workers=1) as compiler:
-            loading = compiler.submit(_compile, target.pid, max_live)
-            from tracer.report.live import GuardedView, open_view
-            from tracer.session import Options, Session
+        outlets = Outlets(destinations, _say)
+        with outlets:
+            # Compiling takes most of the start: meanwhile everything else is imported.
+            with ThreadPoolExecutor(max_workers=1) as compiler:
+                loading = compiler.submit(_compile, target.pid, max_live)
+                from tracer.report.live import GuardedView, open_view
+                from tracer.session import Options, Session
 
-            program, sizes = loading.result()
-        session = Session(target, Options(duration, interval), program, holder, sizes, _say, signals.requested)
-        return session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
+                program, sizes = loading.result()
+            on_tick = outlets.on_tick if outlets.is_wanted else None
+            session = Session(
+                target, Options(duration, interval), program, holder, sizes, _say, signals.requested, on_tick
+            )
+            report = session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
+        return outlets.noted(report)
     finally:
         holder.close()
 
@@ -154,18 +144,3 @@ def _compile(pid: int, max_live: int) -> tuple[Program, UnwindSizes]:
 
     sizes = plan_sizes(pid, read_maps(pid))
     return Program(pid, Limits(live=max_live), sizes), sizes
-
-
-def _render(report: Report, out: TextIO, *, as_json: bool, top: int, allocator_frames: bool) -> None:
-    if as_json:
-        from tracer.report.json import write_json
-
-        write_json(report, out)
-        return
-    import shutil
-
-    from tracer.report.text import TextReport
-
-    text = TextReport.from_report(report, top=top, allocator_frames=allocator_frames)
-    height = shutil.get_terminal_size().lines if out.isatty() else None
-    text.render(out, colour=out.isatty(), height=height)

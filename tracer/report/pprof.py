@@ -64,6 +64,8 @@ class _Profile:
     locations: dict[tuple[int, int, tuple[tuple[int, int], ...]], int] = field(default_factory=dict)
     mappings: dict[tuple[str, int], _Mapping] = field(default_factory=dict)
     vmas: dict[str, list[Vma]] = field(default_factory=dict)
+    # The same frames come again and again, as the same objects: found by identity, and held so that they keep it.
+    seen: dict[tuple[int, ...], tuple[int, Sequence[Frame]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Some versions of speedscope take the number of default_sample_type's text for the number of a sample type;
@@ -108,6 +110,12 @@ class _Profile:
 
     def _location(self, frames: Sequence[Frame]) -> int:
         """The number of a place in the code: its own function, and those inlined there, innermost first."""
+        key = tuple(map(id, frames))
+        if key not in self.seen:
+            self.seen[key] = (self._new_location(frames), frames)
+        return self.seen[key][0]
+
+    def _new_location(self, frames: Sequence[Frame]) -> int:
         mapping = self._mapping(frames[-1])
         is_placed = mapping is None or mapping.is_placed
         address = (frames[-1].address if is_placed else 0) or frames[-1].offset
