@@ -175,6 +175,19 @@ def test_what_is_left_is_delivered_at_the_end() -> None:
     assert pusher.delivered == 1 and len(server.requests) == 1
 
 
+def test_who_will_not_wait_for_the_last_profile_has_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    def impatience(timeout: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+    with fake_server(silent=True) as server:
+        pusher = Pusher(endpoint(server.url), lambda line: None, QUICK)
+        pusher.start()
+        pusher.offer(sample_report(), 0, 1)
+        monkeypatch.setattr(pusher._thread, "join", impatience)
+        pusher.close(60)
+    assert pusher.dropped == 1
+
+
 def test_pauses_grow_and_are_bounded() -> None:
     from tracer.push.pyroscope import Outcome
 

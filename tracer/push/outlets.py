@@ -17,7 +17,7 @@ from tracer.push.pusher import Limits, Pusher
 from tracer.push.pyroscope import interval_of
 
 # How long the end of a session may wait for the last profiles to be delivered.
-FLUSH_SECONDS = 5.0
+FLUSH_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)

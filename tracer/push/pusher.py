@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tracer.model.report import Report
@@ -70,11 +71,12 @@ class Pusher:
             self._changed.notify()
 
     def close(self, seconds: float) -> None:
-        """Deliver what waits, for so long at most; what is left then is dropped."""
+        """Deliver what waits, for so long at most or until Ctrl-C; what is left then is dropped."""
         with self._changed:
             self._close_by = time.monotonic() + seconds
             self._changed.notify()
-        self._thread.join(seconds)
+        with suppress(KeyboardInterrupt):  # who will not wait shall have the report all the same
+            self._thread.join(seconds)
         with self._changed:
             left = len(self._offered) + len(self._waiting)
             if left:
