@@ -175,6 +175,16 @@ def test_what_is_left_is_delivered_at_the_end() -> None:
     assert pusher.delivered == 1 and len(server.requests) == 1
 
 
+def test_a_failure_of_ours_costs_the_trace_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("tracer.push.pusher.encode", lambda *_: 1 / 0)
+    pusher = Pusher(endpoint("http://localhost"), said.append, QUICK)
+    pusher.start()
+    pusher.offer(sample_report(), 0, 1)
+    pusher.close(10)
+    assert said == ["push: memtrace failed: ZeroDivisionError: division by zero"]
+
+
 def test_who_will_not_wait_for_the_last_profile_has_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     def impatience(timeout: float | None = None) -> None:
         raise KeyboardInterrupt

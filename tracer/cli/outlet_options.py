@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
+
+from tracer.cli.option_groups import option_group
 
 if TYPE_CHECKING:
     from tracer.push.outlets import Destinations
@@ -59,15 +59,5 @@ _OPTIONS = (
     ),
 )
 
-
-def outlet_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command these options; it receives them as ``outlet_options``, an OutletOptions."""
-
-    @functools.wraps(function)
-    def with_options(*arguments: Any, **options: Any) -> Any:
-        ours = OutletOptions(**{each.name: options.pop(each.name) for each in fields(OutletOptions)})
-        return function(*arguments, outlet_options=ours, **options)
-
-    for option in reversed(_OPTIONS):
-        with_options = option(with_options)
-    return with_options
+# For commands that trace: they receive these options as ``outlet_options``.
+outlet_options = option_group("outlet_options", OutletOptions, _OPTIONS)

@@ -6,11 +6,13 @@ import functools
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
+
+from tracer.cli.option_groups import option_group
 
 if TYPE_CHECKING:
     from tracer.cli.output import ReportFile
@@ -62,17 +64,8 @@ _OPTIONS = (
 )
 
 
-def report_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command these options; it receives them as ``report_options``, a ReportOptions."""
-
-    @functools.wraps(function)
-    def with_options(*arguments: Any, **options: Any) -> Any:
-        ours = ReportOptions(**{each.name: options.pop(each.name) for each in fields(ReportOptions)})
-        return function(*arguments, report_options=ours, **options)
-
-    for option in reversed(_OPTIONS):
-        with_options = option(with_options)
-    return with_options
+# For commands that make a report: they receive these options as ``report_options``.
+report_options = option_group("report_options", ReportOptions, _OPTIONS)
 
 
 class Outputs:

@@ -105,6 +105,13 @@ class Pusher:
             return f"push: {self._dropped} of {total} could not be delivered to {self._endpoint.shown}{problem}"
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # the outermost edge of this thread: a trace must not suffer from it
+            self._problem = f"memtrace failed: {type(error).__name__}: {error}"
+            self._say(f"push: {self._problem}")
+
+    def _work(self) -> None:
         while (task := self._next_task()) is not None:
             if isinstance(task, Upload):
                 self._take_note(send(self._endpoint, task, self._timeout()))

@@ -18,6 +18,7 @@ from tracer.push.endpoint import Endpoint
 from tracer.report.pprof import to_pprof
 from tracer.report.safe import printable
 from tracer.report.samples import Metric
+from tracer.web import web_opener
 
 # rss_growth needs the ledger, which is made at the end.
 METRICS: tuple[Metric, ...] = ("inuse_objects", "inuse_space", "alloc_objects", "alloc_space")
@@ -98,7 +99,7 @@ def send(endpoint: Endpoint, upload: Upload, timeout: float) -> Outcome:
         method="POST",
     )
     try:
-        with _opener().open(request, timeout=timeout):
+        with web_opener(redirects=False).open(request, timeout=timeout):
             return Outcome()
     except urllib.error.HTTPError as error:
         with error:
@@ -138,18 +139,3 @@ def _in_words(error: Exception) -> str:
     if isinstance(reason, OSError) and reason.strerror:
         return printable(reason.strerror).lower()
     return "broken answer" if isinstance(reason, http.client.HTTPException) else printable(str(reason))[:_MAX_WORDS]
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """What urllib opens URLs with, less redirects: credentials go to the host that was named, and to no other."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener

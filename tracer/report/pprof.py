@@ -202,6 +202,8 @@ def _comments(report: Report) -> Iterator[str]:
     yield f"memtrace {__version__}: process {report.pid}: {report.command}"
     yield report.verdict.text
     yield f"window: {report.started.isoformat()}, {report.seconds:.1f} s, ended: {report.ended}"
+    if all(stack.bytes or not stack.allocated_bytes for stack in report.stacks):
+        yield "alloc_space and alloc_objects are those of the stacks that hold memory at the end"
     yield from (f"lost: {count} {name}" for name, count in report.losses.items() if count)
     yield from (f"note: {note}" for note in report.notes)
 
