@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,6 +20,7 @@ from tracer.attachment import Attachment
 from tracer.budget import Budget
 from tracer.calibration import TrapCosts
 from tracer.errors import MemtraceError, TargetError
+from tracer.interim import Findings, interim_report
 from tracer.model.classes import dominant_classes
 from tracer.model.events import Attached, Mapped, VmaEvent
 from tracer.model.history import History, Point
@@ -56,12 +58,16 @@ _SNAPSHOT_SHARE = 0.01
 _MAX_SNAPSHOT_SECONDS = 0.1
 _MAX_PAGEMAP_READ = 4 << 30
 
+# Called with each state, what makes a report of the stacks so far (while it lasts), and whether it is the last call.
+OnTick = Callable[[LiveState, Callable[[], Report], bool], None]
+
 
 class Session:
     """Traces one process with a program compiled for it, which it closes.
 
     ``say`` receives lines for the user while it runs; ``stop_requested`` ends it, saying what did. ``traps`` tells what
-    a trap costs here, ``verify`` which blocks the allocator itself still has for live.
+    a trap costs here, ``verify`` which blocks the allocator itself still has for live; ``on_tick`` is called at each
+    interval and at the end.
     """
 
     def __init__(
@@ -75,12 +81,14 @@ class Session:
         stop_requested: Callable[[], str | None],
         traps: Callable[[], TrapCosts] = TrapCosts,
         verify: Verify | None = None,
+        on_tick: OnTick | None = None,
     ) -> None:
         self._target = target
         self._options = options
         self._program = program
         self._say = say
         self._stop_requested = stop_requested
+        self._on_tick = on_tick
         self._verify = verify
         self._attachment = Attachment(program, holder, target.pid, sizes, say, options.rss_source)
         budget = Budget(options.max_overhead, options.sample_bytes)
@@ -143,6 +151,8 @@ class Session:
         self._start: Snapshot = take_snapshot(self._target.pid, plan=plan, max_smaps_seconds=_MAX_SNAPSHOT_SECONDS)
         self._start_classes = self._classes_of(self._start)
         self._latest = self._start
+        self._latest_classes = self._start_classes
+        self._look_cost = 0.0
         self._started = datetime.now(UTC).astimezone()
         self._started_ns = self._start.time_ns
         self._tracker.seed(usage.vma for usage in self._start.usages)
@@ -282,15 +292,22 @@ class Session:
             self._attachment.learn_trampoline()
         live = {stack: totals.live_bytes for stack, totals in self._totals.items()}
         self._history.add(Point(self._elapsed(), self._rss.rss, live))
-        view.update(self._live_state(counters))
+        state = self._live_state(counters)
+        view.update(state)
+        if self._on_tick is not None:
+            self._on_tick(state, self._interim, False)
         self._attachment.want_tables(self._stacks.ends_without_table())
 
     def _look_in_between(self) -> None:
         """Keep a recent snapshot for the case that the target dies; seldom enough not to be felt."""
         elapsed_ns = time.monotonic_ns() - self._latest.time_ns
         plan = plan_snapshot(self._target.pid, max_smaps_seconds=_MAX_SNAPSHOT_SECONDS)
-        if plan.seconds <= _SNAPSHOT_SHARE * elapsed_ns / 1e9:
+        if max(plan.seconds, self._look_cost) <= _SNAPSHOT_SHARE * elapsed_ns / 1e9:
+            began = time.monotonic()
             self._latest = take_snapshot(self._target.pid, plan=plan)
+            if self._on_tick is not None:
+                self._latest_classes = self._classes_of(self._latest)
+                self._look_cost = time.monotonic() - began
 
     def _live_state(self, counters: dict[str, int]) -> LiveState:
         return LiveState(
@@ -305,7 +322,35 @@ class Session:
             stacks=self._stacks.live_stacks(self._totals, self._elapsed()),
             losses=self._losses(counters),
             status="; ".join(self._attachment.notes[-1:]),
+            rss_by_class=self._rss_by_class() if self._on_tick is not None else {},
+            class_age=(time.monotonic_ns() - self._latest.time_ns) / 1e9,
+            probe_hits=counters["probe_hits"],
         )
+
+    def _rss_by_class(self) -> dict[str, int]:
+        """Resident bytes of each class at the latest look."""
+        sizes: Counter[str] = Counter()
+        for usage in self._latest.usages:
+            sizes[self._latest_classes.get(usage.vma.start, "anonymous")] += usage.rss
+        return dict(sizes)
+
+    def _interim(self) -> Report:
+        """The stacks so far, as a report."""
+        found = Findings(
+            pid=self._target.pid,
+            command=self._command,
+            started=self._started,
+            seconds=self._elapsed(),
+            rss_start=self._start.counters,
+            rss=self._rss,
+            totals=self._totals,
+            tracker=self._tracker,
+            code=tuple(usage.vma for usage in self._latest.usages if usage.vma.is_executable),
+            probed=tuple(self._attachment.probed),
+            losses=self._losses(self._counters()),
+            notes=tuple(self._attachment.notes),
+        )
+        return interim_report(found, self._stacks)
 
     def _losses(self, counters: dict[str, int]) -> dict[str, int]:
         losses = {counter.name: counters[counter.name] for counter in self._program.counter_names if counter.is_loss}
@@ -322,7 +367,10 @@ class Session:
         self._tracker.add_rss(consumer.drain_rss(self._program))
         self._tracker.add_rss(consumer.unsummed_rss(self._program, self._epoch))
         counters = self._counters()
-        totals = consumer.read_totals(self._program, self._epoch)
+        self._totals = totals = consumer.read_totals(self._program, self._epoch)
+        self._rss = end.counters
+        if self._on_tick is not None:
+            self._on_tick(self._live_state(counters), self._interim, True)
         seconds = (end.time_ns - self._started_ns) / 1e9
         live = {stack: total.live_bytes for stack, total in totals.items()}
         self._history.add(Point(seconds, end.counters.rss, live))

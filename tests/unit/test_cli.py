@@ -20,8 +20,9 @@ import pytest
 
 from tests.unit.reports import sample_report
 from tracer import __version__, target
-from tracer.cli import attach as attach_module
 from tracer.cli import main as main_module
+from tracer.cli import tracing as tracing_module
+from tracer.cli.attach import attach
 from tracer.errors import KernelError, PrivilegeError, TargetError, UsageError
 from tracer.options import Options
 
@@ -68,7 +69,7 @@ class Tracing:
 @pytest.fixture
 def tracing(monkeypatch: pytest.MonkeyPatch) -> Tracing:
     tracing = Tracing({})
-    signature = inspect.signature(attach_module._trace)
+    signature = inspect.signature(tracing_module.trace)
 
     def trace(*arguments: Any, **named: Any) -> Any:
         tracing.asked = dict(signature.bind(*arguments, **named).arguments)
@@ -77,7 +78,7 @@ def tracing(monkeypatch: pytest.MonkeyPatch) -> Tracing:
             raise tracing.failure
         return sample_report()
 
-    monkeypatch.setattr(attach_module, "_trace", trace)
+    monkeypatch.setattr(tracing_module, "trace", trace)
     monkeypatch.setattr(target, "check_target", lambda pid: target.TargetInfo(pid, "command", 1))
     monkeypatch.setattr(target, "check_privileges", lambda arguments: None)
     return tracing
@@ -104,8 +105,8 @@ def test_help_fits_a_terminal(run: Run) -> None:
 def test_help_of_attach(run: Run, arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.code == 0 and result.out.startswith("Usage: memtrace attach")
-    for option in inspect.signature(attach_module.attach.callback or print).parameters:
-        assert option == "pid" or f"--{option.removeprefix('as_').replace('_', '-')}" in result.out
+    for parameter in attach.params:
+        assert parameter.name == "pid" or parameter.opts[-1] in result.out
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
@@ -153,13 +154,12 @@ def test_the_pid_and_options_in_any_order(run: Run, tracing: Tracing, arguments:
 def test_defaults(run: Run, tracing: Tracing) -> None:
     assert run("1234").code == 0
     asked = tracing.asked
-    expected = Options(None, 1.0, "rss-stat", sample_bytes=16 << 10, max_overhead=0.05)
-    assert (asked["options"], asked["max_live"]) == (expected, 1 << 20)
+    assert asked["options"] == Options(sample_bytes=16 << 10, max_overhead=0.05)
 
 
 def test_options_are_passed_on(run: Run, tracing: Tracing) -> None:
     assert run("1234", "-i", "0.5", "--max-live", "2048").code == 0
-    assert (tracing.asked["options"].interval, tracing.asked["max_live"]) == (0.5, 2048)
+    assert (tracing.asked["options"].interval, tracing.asked["options"].max_live) == (0.5, 2048)
 
 
 @pytest.mark.parametrize(("text", "share"), [("2.5", 0.025), ("10%", 0.1), ("none", None), ("100", 1.0)])
@@ -194,7 +194,7 @@ def test_a_report_in_a_file(run: Run, tracing: Tracing, tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     there: list[bool] = []
     tracing.before = lambda: there.append(path.exists())
-    assert run("1234", "--json", "-o", str(path)) == Result(0, "", "")
+    assert run("1234", "--json", "-o", str(path)) == Result(0, "", f"wrote {path} (json: schema memtrace/1)\n")
     assert json.loads(path.read_text())["schema"] == "memtrace/1"
     assert os.listdir(tmp_path) == ["out.json"] and there == [False]
 
@@ -365,48 +365,20 @@ def test_a_terminal_that_is_gone(run: Run, monkeypatch: pytest.MonkeyPatch, trac
     assert end.value.code == 1
 
 
-def test_html_comes_beside_the_text(run: Run, tracing: Tracing, tmp_path: Path) -> None:
+def test_html_is_chosen_by_the_suffix(run: Run, tracing: Tracing, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    result = run("1234", "--html", str(page))
-    assert (result.code, result.err) == (0, "")
-    assert result.out.startswith("RSS grew 60.6 MiB")
+    assert run("1234", "-o", str(page)).code == 0
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert [*tmp_path.iterdir()] == [page]
-
-
-def test_html_is_refused_before_tracing_where_it_cannot_be_written(run: Run, tracing: Tracing, tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
-    page.write_text("kept")
-    result = run("1234", "--html", str(page))
-    assert result.code == 2 and "exists" in result.err and "--force" in result.err
-    assert run("1234", "--html", str(page), "-o", str(page), "--force").code == 2
-    assert tracing.asked == {} and page.read_text() == "kept"
-    assert run("1234", "--html", str(page), "--force").code == 0
-    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
-
-
-def test_no_page_is_left_of_a_session_that_failed(run: Run, tracing: Tracing, tmp_path: Path) -> None:
-    tracing.failure = TargetError("it has ended")
-    assert run("1234", "--html", str(tmp_path / "report.html"), "-o", str(tmp_path / "report.txt")).code == 1
-    assert [*tmp_path.iterdir()] == []
-
-
-def test_the_page_is_written_even_if_the_text_cannot_be(run: Run, tracing: Tracing, tmp_path: Path) -> None:
-    text, page = tmp_path / "report.txt", tmp_path / "report.html"
-    tracing.before = lambda: text.touch()
-    result = run("1234", "--html", str(page), "-o", str(text))
-    assert result.code == 1 and "has come into being" in result.err
-    assert result.out.startswith("RSS grew") and page.exists()
 
 
 REPORTING = """
 import sys
 from tests.unit.reports import sample_report
 from tracer import target
-from tracer.cli import attach, main
+from tracer.cli import main, tracing
 target.check_target = lambda pid: target.TargetInfo(pid, "command", 1)
 target.check_privileges = lambda arguments: None
-attach._trace = lambda *arguments, **named: sample_report()
+tracing.trace = lambda *arguments, **named: sample_report()
 sys.argv = ["memtrace", "1234"]
 main.main()
 """

@@ -332,7 +332,7 @@ class TestDetails:
         heap, text = FakeMapping(b"[heap]", pss=9), FakeMapping(b"/bin/x", perms="r-xp", pss=3)
         found = only(look({7: process(7, mappings=(text, heap, text))}, Needs(parts="class")))
         assert {part.label: (part.count, part.sizes.pss) for part in found.parts} == {
-            "file": (2, 6 * KIB),
+            "text": (2, 6 * KIB),
             "heap": (1, 9 * KIB),
         }
 

@@ -59,7 +59,8 @@ class Frame:
     """One frame of a stack. ``function`` is None where no symbol covers the address.
 
     ``module`` is the mapped file's path as text, ``offset`` the address within that file's image (what
-    ``addr2line -e MODULE OFFSET`` takes), ``function_offset`` the distance from the function's start.
+    ``addr2line -e MODULE OFFSET`` takes), ``function_offset`` the distance from the function's start, ``address`` the
+    address in the process (0 where it is not known).
     """
 
     function: str | None
@@ -71,6 +72,7 @@ class Frame:
     line: int | None = None
     inlined: bool = False
     language: str = "native"
+    address: int = 0
 
 
 @dataclass(frozen=True, slots=True)

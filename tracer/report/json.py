@@ -150,6 +150,7 @@ def _frame(frame: Frame) -> dict[str, Any]:
         "line": frame.line,
         "inlined": frame.inlined,
         "language": frame.language,
+        "address": frame.address,
     }
 
 

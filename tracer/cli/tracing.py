@@ -1,0 +1,68 @@
+"""One tracing session as a command runs it: what it needs is made, in the order that starts quickest."""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tracer.calibration import Calibration
+from tracer.probes.holder import ProbeHolder
+from tracer.push.outlets import Destinations, Outlets
+from tracer.report.safe import printable
+
+if TYPE_CHECKING:
+    from tracer.cli.stopping import StopSignals
+    from tracer.model.report import Report
+    from tracer.options import Options
+    from tracer.probes.program import Program
+    from tracer.target import TargetInfo
+    from tracer.unwind.access import UnwindSizes
+
+
+def trace(target: TargetInfo, options: Options, signals: StopSignals, destinations: Destinations) -> Report:
+    """Trace a process to the end of the window; everything is detached then."""
+    holder, calibration = ProbeHolder(), Calibration()  # they fork, so they come before the first thread
+    outlets = Outlets(destinations, say)
+    try:
+        with outlets:
+            # Compiling takes most of the start: meanwhile everything else is imported.
+            with ThreadPoolExecutor(max_workers=1) as compiler:
+                loading = compiler.submit(_compile, target.pid, options.max_live)
+                from tracer.report.live import GuardedView, open_view
+                from tracer.session import Session
+
+                program, sizes = loading.result()
+            session = Session(
+                target,
+                options,
+                program,
+                holder,
+                sizes,
+                say,
+                signals.requested,
+                calibration.result,
+                on_tick=outlets.on_tick if outlets.is_wanted else None,
+            )
+            report = session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
+        return outlets.noted(report)
+    finally:
+        calibration.close()
+        holder.close()
+
+
+def say(line: str) -> None:
+    """A line for the user on stderr; that it cannot be written must not cost the report."""
+    with suppress(OSError):
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def _compile(pid: int, max_live: int) -> tuple[Program, UnwindSizes]:
+    from tracer.probes.program import Limits, Program
+    from tracer.procfs.maps import read_maps
+    from tracer.unwind.access import plan_sizes
+
+    sizes = plan_sizes(pid, read_maps(pid))
+    return Program(pid, Limits(live=max_live), sizes), sizes
