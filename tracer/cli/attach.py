@@ -127,7 +127,8 @@ def _trace(target: TargetInfo, duration: float | None, interval: float, max_live
         # Compiling takes most of the start: meanwhile everything else is imported.
         with ThreadPoolExecutor(max_workers=1) as compiler:
             loading = compiler.submit(_compile, target.pid, max_live)
-            from tracer.report.live import GuardedView, open_view
+            from tracer.report.live import open_view
+            from tracer.report.screen import GuardedView
             from tracer.session import Options, Session
 
             program, sizes = loading.result()
