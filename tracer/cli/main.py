@@ -11,6 +11,7 @@ import click
 
 from tracer import __version__
 from tracer.cli.attach import attach
+from tracer.cli.watch import watch
 from tracer.errors import EXIT_CANNOT_TRACE, EXIT_USAGE, MemtraceError
 from tracer.report.safe import printable
 
@@ -37,10 +38,12 @@ def cli() -> None:
     \b
     memtrace PID            trace until Ctrl-C: live view, then the report
     memtrace attach PID     the same; its options: memtrace attach --help
+    memtrace watch PID      growth by class and VMA, without BPF; no root for one's own
     """
 
 
 cli.add_command(attach)
+cli.add_command(watch)
 
 
 def main() -> None:

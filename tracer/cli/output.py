@@ -6,11 +6,19 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Generic, Self, TextIO, TypeVar, cast
 
 from tracer.errors import MemtraceError, UsageError
+from tracer.report.safe import printable
+
+if TYPE_CHECKING:
+    from tracer.report.screen import View
+
+State = TypeVar("State")
 
 
 class ReportFile:
@@ -20,8 +28,11 @@ class ReportFile:
     to is.
     """
 
-    def __init__(self, path: Path, *, force: bool) -> None:
-        """Raises UsageError where the file exists and is not to be replaced, or cannot be written."""
+    def __init__(self, path: Path, *, force: bool, binary: bool = False) -> None:
+        """Raises UsageError where the file exists and is not to be replaced, or cannot be written.
+
+        ``binary`` says that ``write_binary`` will write it.
+        """
         path = path.resolve() if path.is_symlink() else path
         if path.is_dir():
             raise UsageError(f"{path} is a directory", "name a file")
@@ -29,13 +40,14 @@ class ReportFile:
             raise UsageError(f"{path} exists", "choose another name, or replace it with --force")
         self._path = path
         self._replace = force
+        self._binary = binary
         self._temporary: Path | None = None
         try:
-            self._file: TextIO = self._open()
+            self._file: IO[Any] = self._open()
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}", "choose another place") from None
 
-    def _open(self) -> TextIO:
+    def _open(self) -> IO[Any]:
         if self._path.exists() and not stat.S_ISREG(self._path.stat().st_mode):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             os.set_blocking(descriptor, True)
@@ -43,10 +55,19 @@ class ReportFile:
             descriptor, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
             self._temporary = Path(name)
             os.fchmod(descriptor, 0o666 & ~_umask())  # whoever ran sudo wants to read it
+        if self._binary:
+            return os.fdopen(descriptor, "wb")
         return os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
 
     def write(self, render: Callable[[TextIO], None]) -> None:
         """Write the report and put it in place in one step. Raises MemtraceError where that fails."""
+        self._write(lambda file: render(cast(TextIO, file)))
+
+    def write_binary(self, render: Callable[[BinaryIO], None]) -> None:
+        """The same for a picture."""
+        self._write(lambda file: render(cast(BinaryIO, file)))
+
+    def _write(self, render: Callable[[IO[Any]], None]) -> None:
         try:
             with self._file:
                 render(self._file)
@@ -76,6 +97,12 @@ class ReportFile:
             self._temporary.unlink(missing_ok=True)
 
 
+def say(line: str) -> None:
+    """A line for the user on stderr; that it cannot be written must not cost the report."""
+    with suppress(OSError):
+        print(printable(line), file=sys.stderr, flush=True)
+
+
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
@@ -86,9 +113,40 @@ def write_to_stdout(render: Callable[[TextIO], None]) -> None:
     """Write to standard output; characters that its encoding lacks are escaped, not fatal."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
+    with _stdout_errors():
         render(sys.stdout)
         sys.stdout.flush()
+
+
+class StdoutView(Generic[State]):
+    """A view that writes to standard output line by line; where that fails, the command ends aloud."""
+
+    def __init__(self, view: View[State]) -> None:
+        self._view = view
+
+    def __enter__(self) -> Self:
+        self._view.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._view.__exit__(kind, error, trace)
+
+    def update(self, state: State) -> None:
+        """Write the newest state. Raises BrokenPipeError, and MemtraceError where writing fails in another way."""
+        with _stdout_errors():
+            self._view.update(state)
+
+    def poll(self) -> bool:
+        """True when the user asks to stop."""
+        return self._view.poll()
+
+
+@contextmanager
+def _stdout_errors() -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         abandon_stdout()
         raise

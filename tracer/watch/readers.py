@@ -1,0 +1,197 @@
+"""The files of /proc that watching reads, behind one interface, so that the rules of reading can be tried without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from tracer.errors import KernelError, MemtraceError, TargetError
+from tracer.model.classes import classify_all
+from tracer.model.vma import Snapshot, Vma, VmaUsage
+from tracer.model.watch import MemoryLimit
+from tracer.procfs.cgroup import read_limits
+from tracer.procfs.files import read_file, target_errors, thread_ids
+from tracer.procfs.maps import read_maps
+from tracer.procfs.memory import MemoryReader
+from tracer.procfs.pagemap import Residency
+from tracer.procfs.smaps import read_smaps
+from tracer.procfs.snapshot import SnapshotPlan, plan_snapshot, take_snapshot
+from tracer.procfs.status import ProcessStatus, read_command, read_status
+
+_FIELDS = re.compile(rb"^(Private_Dirty|Swap): +(\d+) kB$", re.MULTILINE)
+
+
+class Readers(Protocol):
+    """Reads one process. Raises TargetError where it has ended, PrivilegeError where it may not be read (any more)."""
+
+    @property
+    def has_scan(self) -> bool:
+        """Whether the page map can be scanned (kernel 6.7)."""
+        ...
+
+    def command(self) -> str:
+        """The command line."""
+        ...
+
+    def status(self) -> ProcessStatus:
+        """The counters: microseconds, and the target never waits for it."""
+        ...
+
+    def was_replaced(self) -> bool:
+        """True once after the process has called exec."""
+        ...
+
+    def maps(self) -> tuple[Vma, ...]:
+        """The VMAs."""
+        ...
+
+    def scan(self, vmas: Sequence[Vma]) -> tuple[VmaUsage, ...]:
+        """RSS, anonymous memory and swap of VMAs, by the page map."""
+        ...
+
+    def smaps(self) -> tuple[VmaUsage, ...]:
+        """All VMAs with what of them is resident, and whose it is."""
+        ...
+
+    def private(self) -> int:
+        """Private_Dirty + Swap of the process, by smaps_rollup; raises KernelError where there is none (4.14)."""
+        ...
+
+    def plan(self, max_smaps_seconds: float) -> SnapshotPlan:
+        """How to take a whole snapshot."""
+        ...
+
+    def snapshot(self, plan: SnapshotPlan) -> Snapshot:
+        """A whole snapshot, tried again where the process changed meanwhile."""
+        ...
+
+    def classify(self, vmas: Iterable[tuple[Vma, tuple[str, ...]]]) -> dict[int, str]:
+        """Start addresses to classes."""
+        ...
+
+    def limits(self) -> list[MemoryLimit]:
+        """What bounds the memory of the process."""
+        ...
+
+
+class ProcReaders:
+    """A live process; a context manager's business is ``close``."""
+
+    def __init__(self, pid: int) -> None:
+        """Raises TargetError where the process has ended, PrivilegeError where the caller may not read it."""
+        self._pid = pid
+        self._maps_fd = -1
+        self._residency: Residency | None = None
+        self._open()
+
+    def _open(self) -> None:
+        self._maps_fd = _open_maps(self._pid)
+        with contextlib.suppress(MemtraceError):
+            self._residency = Residency(self._pid)
+
+    @property
+    def has_scan(self) -> bool:
+        """Whether PAGEMAP_SCAN can be used."""
+        return self._residency is not None and self._residency.has_scan
+
+    def command(self) -> str:
+        """The command line."""
+        return read_command(self._pid)
+
+    def status(self) -> ProcessStatus:
+        """The status file; raises TargetError for what has no memory left."""
+        status = read_status(self._pid)
+        if not status.vm_size:
+            raise TargetError(f"process {self._pid} has ended")
+        return status
+
+    def was_replaced(self) -> bool:
+        """True once after an exec: a descriptor of maps keeps the address space it was opened for, now empty."""
+        if os.pread(self._maps_fd, 1, 0):
+            return False
+        self.close()
+        self._open()
+        return True
+
+    def maps(self) -> tuple[Vma, ...]:
+        """The VMAs."""
+        return read_maps(self._pid)
+
+    def scan(self, vmas: Sequence[Vma]) -> tuple[VmaUsage, ...]:
+        """The page map, in steps of 4 MiB, between which the target's calls go on."""
+        if self._residency is None:
+            raise KernelError("the page map of the process cannot be read")
+        return self._residency.usages(vmas)
+
+    def smaps(self) -> tuple[VmaUsage, ...]:
+        """The smaps file."""
+        return read_smaps(self._pid)
+
+    def private(self) -> int:
+        """Private_Dirty + Swap by smaps_rollup."""
+        return sum(int(size) for _, size in _FIELDS.findall(_read_rollup(self._pid))) * 1024
+
+    def plan(self, max_smaps_seconds: float) -> SnapshotPlan:
+        """Smaps if it is estimated to take no longer than that, else the page map."""
+        return plan_snapshot(self._pid, max_smaps_seconds=max_smaps_seconds)
+
+    def snapshot(self, plan: SnapshotPlan) -> Snapshot:
+        """A whole snapshot by the reader of the plan."""
+        return take_snapshot(self._pid, plan=plan)
+
+    def classify(self, vmas: Iterable[tuple[Vma, tuple[str, ...]]]) -> dict[int, str]:
+        """Classes by name, flags and, where it may be read, by what the allocator wrote into the memory."""
+        if self._residency is None:
+            return classify_all(vmas)
+        with MemoryReader(self._pid, self._residency) as memory:
+            return classify_all(vmas, memory)
+
+    def limits(self) -> list[MemoryLimit]:
+        """Limits of its cgroups, and the host's available memory."""
+        return read_limits(self._pid)
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._maps_fd >= 0:
+            os.close(self._maps_fd)
+            self._maps_fd = -1
+        if self._residency is not None:
+            self._residency.close()
+            self._residency = None
+
+
+def _of_any_thread(pid: int, name: str) -> Iterator[str]:
+    """The file of the process, then those of its threads."""
+    yield name
+    for tid in thread_ids(pid):
+        yield f"task/{tid}/{name}"
+
+
+def _open_maps(pid: int) -> int:
+    """Open the maps of a process, or of a live thread where the group leader has exited."""
+    for name in _of_any_thread(pid, "maps"):
+        path = f"/proc/{pid}/{name}"
+        try:
+            with target_errors(pid, path):
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except TargetError:
+            continue
+        if os.pread(fd, 1, 0):
+            return fd
+        os.close(fd)
+    raise TargetError(f"process {pid} has ended or has no memory of its own")
+
+
+def _read_rollup(pid: int) -> bytes:
+    """The rollup, of a live thread where the group leader has exited (ESRCH then)."""
+    for name in _of_any_thread(pid, "smaps_rollup"):
+        try:
+            data = read_file(pid, name)
+        except TargetError:
+            continue
+        if data:
+            return data
+    raise KernelError("smaps_rollup is not there", "it came with kernel 4.14")
