@@ -30,7 +30,7 @@ class ChartFile:
 
     def __init__(self, path: Path, *, force: bool) -> None:
         """Raises UsageError (suffix, existing file, place) and MissingDependencyError (matplotlib)."""
-        from tracer.report.charts import FORMS, require_matplotlib
+        from tracer.report.canvas import FORMS, require_matplotlib
 
         self._form = path.suffix.lower().removeprefix(".")
         if self._form not in FORMS:

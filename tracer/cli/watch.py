@@ -1,4 +1,4 @@
-"""``memtrace watch PID``: growth of a process by class and VMA over time, without BPF and without root for one's own."""
+"""``memtrace watch PID``: growth by class and VMA over time, without BPF, and without root for one's own."""
 
 from __future__ import annotations
 
@@ -128,11 +128,13 @@ def _draw(summary: WatchSummary, picture: ChartFile | None) -> None:
         return
     from tracer.report.charts import draw_growth
 
-    names = sorted({name for look in summary.looks for name in look.classes})
+    # Looks at which the classes were not read say nothing of them.
+    looks = [look for look in summary.looks if not look.detail_age]
+    names = sorted({name for look in looks for name in look.classes})
     picture.draw(
         draw_growth,
-        [look.seconds for look in summary.looks],
-        {name: [look.classes.get(name, 0) for look in summary.looks] for name in names},
+        [look.seconds for look in looks],
+        {name: [look.classes.get(name, 0) for look in looks] for name in names},
         title=f"process {summary.pid}  {summary.command}",
         note=summary.verdict.text,
     )

@@ -74,12 +74,16 @@ class RegionChange:
 
 @dataclass(frozen=True, slots=True)
 class WatchVerdict:
-    """What kind of growth it is, in a sentence, and what that rests on."""
+    """What kind of growth it is, in a sentence, and what that rests on.
+
+    ``slope`` is of the whole time, ``recent`` of its second half, where enough looks lie in it.
+    """
 
     kind: WatchKind
     text: str
     evidence: tuple[str, ...] = ()
     slope: Slope | None = None
+    recent: Slope | None = None
 
 
 @dataclass(frozen=True, slots=True)

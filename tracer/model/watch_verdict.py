@@ -58,9 +58,9 @@ class WatchFindings:
 
 def judge_watch(findings: WatchFindings) -> WatchVerdict:
     """Apply the rules and put the answer into one sentence."""
-    slope = fit_slope(findings.points)
+    slope, recent = fit_slope(findings.points), _recent_slope(findings)
     kind = _kind(findings, slope)
-    return WatchVerdict(kind, _sentence(findings, kind, slope), _evidence(findings, kind, slope), slope)
+    return WatchVerdict(kind, _sentence(findings, kind, recent), _evidence(findings, kind, slope), slope, recent)
 
 
 def project(slope: Slope | None, limits: Sequence[MemoryLimit]) -> Projection | None:
@@ -74,6 +74,13 @@ def project(slope: Slope | None, limits: Sequence[MemoryLimit]) -> Projection | 
     latest = limit.room / (slope.per_second - slope.margin)
     earliest = limit.room / (slope.per_second + slope.margin)
     return Projection(limit, seconds, earliest, latest if latest <= _MAX_PROJECTION else None)
+
+
+def _recent_slope(findings: WatchFindings) -> Slope | None:
+    """The slope of the second half of the time; of all of it where too few looks lie there."""
+    begin = findings.points[0][0] + findings.seconds / 2 if findings.points else 0.0
+    half = [point for point in findings.points if point[0] >= begin]
+    return fit_slope(half if len(half) >= MIN_POINTS else findings.points)
 
 
 def _kind(findings: WatchFindings, slope: Slope | None) -> WatchKind:
@@ -96,13 +103,13 @@ def _was_lost_again(findings: WatchFindings) -> bool:
     return values[peak] > near_start and min(values[peak:]) <= near_start
 
 
-def _sentence(findings: WatchFindings, kind: WatchKind, slope: Slope | None) -> str:
+def _sentence(findings: WatchFindings, kind: WatchKind, recent: Slope | None) -> str:
     span = human_seconds(findings.seconds)
     if kind == "unknown" and (findings.looks < MIN_POINTS or findings.seconds < MIN_SECONDS):
         return f"not enough data for a verdict: {plural(findings.looks, 'look')} in {span}; watch longer"
     moved = f"{_grew_or_shrank(findings.growth)} in {span}"
-    if kind == "growing" and slope is not None:
-        return f"private memory {moved} and still grows: {rate_with_margin(slope)}"
+    if kind == "growing" and recent is not None:
+        return f"private memory {moved} and still grows: {rate_with_margin(recent)}"
     if kind == "levelled-off":
         return f"private memory {moved}, but has levelled off"
     if kind == "not-growing":

@@ -118,9 +118,9 @@ def _legend(parts: Sequence[_Part], whole: int, page: Page) -> list[Text]:
 
 
 def apportion(sizes: Sequence[int], width: int) -> list[int]:
-    """``width`` cells shared out in proportion, by largest remainder; while there is room, none that is not 0 gets none.
+    """``width`` cells shared out in proportion, by largest remainder; they add up to ``width`` unless all sizes are 0.
 
-    The cells add up to ``width``; all are 0 where the sizes are.
+    As long as there is room for it, whatever is more than 0 has a cell.
     """
     whole = sum(sizes)
     if whole <= 0 or width <= 0:

@@ -88,6 +88,7 @@ def summary_record(summary: WatchSummary) -> dict[str, Any]:
             "text": summary.verdict.text,
             "evidence": list(summary.verdict.evidence),
             "slope": _slope(summary.verdict.slope),
+            "recent_slope": _slope(summary.verdict.recent),
         },
         "window": {
             "start": summary.started.isoformat(),

@@ -55,22 +55,20 @@ def page_of(console: Console) -> Page:
 
 
 def look_line(state: WatchState, page: Page) -> str:
-    """``  12 s  private 60.1 MiB  +58.1 MiB (4.8 MiB/s)  heap +57.3 MiB  ...``, as much as the width has room for."""
+    """``12 s  private 60.1 MiB  +58.1 MiB (4.8 MiB/s)  heap +57.3 MiB  growing``, as much as the width has room for."""
     first, look = state.looks[0], state.looks[-1]
     grown = look.private - first.private
     rate = grown / look.seconds if look.seconds >= 0.1 else 0.0
+    top = most_grown_class(first, look)
     parts = [
         f"{human_seconds(int(look.seconds)) if look.seconds >= 60 else f'{int(look.seconds)} s':>6}",
         f"private {human_bytes(look.private):>10}",
         f"{_plus(grown)} ({human_rate(rate)})",
+        f"{page.clean(top[0])} {_plus(top[1])}" if top else "",
+        state.verdict.kind if state.verdict.kind != "unknown" else "",
         f"RSS {human_bytes(look.counters.rss)}",
+        f"swap {human_bytes(look.counters.swap)}" if look.counters.swap else "",
     ]
-    if look.counters.swap:
-        parts.append(f"swap {human_bytes(look.counters.swap)}")
-    top = most_grown_class(first, look)
-    if top is not None:
-        parts.append(f"{page.clean(top[0])} {_plus(top[1])}")
-    parts.append(state.verdict.kind if state.verdict.kind != "unknown" else "")
     line = parts[0]
     for part in filter(None, parts[1:]):
         if cells(line) + 2 + cells(part) <= page.width:
@@ -143,7 +141,8 @@ def verdict_lines(verdict: WatchVerdict, projection: Projection | None, page: Pa
     text = page.clean(verdict.text)
     yield from _prose(page, text[:1].upper() + text[1:], style=VERDICT_STYLES.get(verdict.kind, "bold"))
     if projection is not None:
-        yield from _prose(page, page.clean(projection_text(projection)), style="bold")
+        until = page.clean(projection_text(projection))
+        yield from _prose(page, until[:1].upper() + until[1:], style="bold")
     for line in verdict.evidence:
         yield from _prose(page, page.clean(line), first="  - ")
 

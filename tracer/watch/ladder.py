@@ -101,7 +101,7 @@ class Ladder:
         self.torn = snapshot.torn
         self._mappings_changed = False
         status = self._detailed = replace(self._readers.status(), counters=snapshot.counters)
-        seconds = self._elapsed()
+        seconds = self._valid_at = self._elapsed()
         self.detail = Detail(seconds, snapshot.usages, snapshot.source == "smaps")
         self._classes.learn(snapshot.usages, again=True)
         return self._make_look(status, seconds, self._refresh_private(status, seconds, at_once=True))
@@ -115,7 +115,7 @@ class Ladder:
             private=self.series.newest(),
             private_is_exact=exact is not None,
             classes=totals_by_class(self.detail.usages, self.classes, occupied),
-            detail_age=seconds - self.detail.seconds,
+            detail_age=seconds - self._valid_at,
         )
 
     def _elapsed(self) -> float:
@@ -123,6 +123,7 @@ class Ladder:
 
     def _refresh_detail(self, status: ProcessStatus, seconds: float) -> None:
         if status.counters == self._detailed.counters and status.vm_size == self._detailed.vm_size:
+            self._valid_at = seconds
             return
         smaps = estimate_smaps_seconds(len(self.detail.usages), status.counters.rss)
         most = _MAX_SMAPS_SECONDS if self._readers.has_scan else _MAX_ROLLUP_SECONDS
@@ -156,6 +157,7 @@ class Ladder:
 
     def _take(self, usages: Iterable[VmaUsage], status: ProcessStatus, seconds: float, *, is_smaps: bool) -> None:
         self.detail = Detail(seconds, tuple(usages), is_smaps)
+        self._valid_at = seconds
         self._classes.learn(self.detail.usages)
         after = self._readers.status()
         slack = _HELD_BACK * max(status.threads, os.cpu_count() or 1)

@@ -110,8 +110,9 @@ class ProcReaders:
 
     def was_replaced(self) -> bool:
         """True once after an exec: a descriptor of maps keeps the address space it was opened for, now empty."""
-        if os.pread(self._maps_fd, 1, 0):
-            return False
+        with target_errors(self._pid, "maps"):
+            if os.pread(self._maps_fd, 1, 0):
+                return False
         self.close()
         self._open()
         return True

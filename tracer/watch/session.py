@@ -218,7 +218,7 @@ class WatchSession:
         now = self._clock()
         if self._limits_read is None or now - self._limits_read >= _LIMITS_MAX_AGE:
             self._limits, self._limits_read = self._readers.limits(), now
-        return project(verdict.slope, self._limits)
+        return project(verdict.recent, self._limits)
 
     def _regions(self) -> list[RegionChange]:
         start, now = self._ladder.start, self._ladder.detail
