@@ -102,13 +102,13 @@ def _shortened(text: str, width: int) -> str:
 @contextmanager
 def canvas(height: float, form: Form, file: BinaryIO) -> Iterator[tuple[Figure, Lettering]]:
     """A figure of WIDTH times ``height`` inches that is written to the file at the end."""
+    # Where it cannot keep its cache of fonts it says so on stderr when imported: of no use to who wants a chart.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    # Where it cannot keep its cache of fonts it says so on stderr: of no use to who wants a chart.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         matplotlib.rcdefaults()

@@ -127,7 +127,7 @@ def draw_growth(
 
 # What is drawn.
 
-# A series is drawn on its own if it is, or moved by, that share of the whole.
+# A series is drawn on its own if it has that share of the whole, or moved by that share of the largest movement.
 _WORTH_SHOWING = 0.01
 
 _OTHER = "other ("
@@ -145,10 +145,15 @@ def _top_rows(rows: Sequence[ChartRow], top: int) -> list[ChartRow]:
 def _top_series(series: Mapping[str, Sequence[int]], top: int) -> dict[str, list[int]]:
     """Those that moved most, or are large, the one that ends largest first; the rest added up."""
     used = {name: list(values) for name, values in series.items() if any(values)}
-    least = _WORTH_SHOWING * max((sum(values) for values in zip(*used.values(), strict=True)), default=0)
+    whole = max((sum(values) for values in zip(*used.values(), strict=True)), default=0)
     moved = {name: max(map(abs, _since_start(values))) for name, values in used.items()}
+    most = max(moved.values(), default=0)
     ranked = sorted(used, key=lambda name: (-moved[name], -max(used[name]), name))
-    kept = [name for name in ranked[:top] if moved[name] >= least or max(used[name]) >= least]
+    kept = [
+        name
+        for name in ranked[:top]
+        if 0 < moved[name] >= _WORTH_SHOWING * most or max(used[name]) >= _WORTH_SHOWING * whole
+    ]
     if len(kept) >= len(ranked) - 1:
         kept = ranked
     chosen = {name: used[name] for name in sorted(kept, key=lambda name: (-used[name][-1], name))}

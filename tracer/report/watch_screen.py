@@ -9,7 +9,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from tracer.model.watch import ClassChange, WatchState
+from tracer.model.watch import ClassChange, WatchState, WatchVerdict
+from tracer.model.watch_verdict import rate_with_margin
 from tracer.report.live import sparkline
 from tracer.report.safe import Page
 from tracer.report.screen import HELD, KeyReader, ScreenView, View, can_move_cursor
@@ -19,7 +20,7 @@ from tracer.report.watch_text import (
     class_table,
     page_of,
     plain_console,
-    projection_text,
+    projection_in_short,
     region_lines,
 )
 from tracer.units import human_bytes, human_rate, human_seconds, percent
@@ -30,10 +31,10 @@ _HELP = (
     "p  hold the display still; watching goes on",
     "h  show or hide this help",
     "",
-    "private  Private_Dirty + Swap: only this process holds it, and it cannot",
-    "         be dropped; its growth is what the verdict is about",
-    "RSS      resident memory, with file pages and what is shared",
-    "reads    which part of the time went into reads of /proc that the",
+    "private  Private_Dirty + Swap: what only this process holds",
+    "         and nobody can drop; the verdict is about it",
+    "RSS      resident memory, with file pages and shared ones",
+    "reads    share of the time that went into reads which the",
     "         process may wait for; bounded to 1 %",
 )
 
@@ -77,7 +78,7 @@ def watch_screen_lines(
 def _header(state: WatchState, page: Page, status: str) -> list[Text]:
     first, look = state.looks[0], state.looks[-1]
     clock = human_seconds(int(look.seconds)) if look.seconds >= 60 else f"{int(look.seconds)} s"
-    title = f"memtrace watch {state.pid}  {clock}  {page.clean(status)}  {page.clean(state.command)}"
+    title = "  ".join(filter(None, (f"memtrace watch {state.pid}", clock, status, state.command)))
     grown = look.private - first.private
     numbers = [
         f"private {human_bytes(look.private)}",
@@ -87,16 +88,24 @@ def _header(state: WatchState, page: Page, status: str) -> list[Text]:
         f"reads {percent(state.share)}",
     ]
     lines = [
-        Text(page.shorten(title, page.width), style="bold"),
+        Text(page.shorten(page.clean(title), page.width), style="bold"),
         Text(_fitting(numbers, page.width)),
         _chart([look.private for look in state.looks], page),
         Text(
-            page.shorten(page.clean(state.verdict.text), page.width), style=VERDICT_STYLES.get(state.verdict.kind, "")
+            page.shorten(page.clean(_verdict(state.verdict)), page.width),
+            style=VERDICT_STYLES.get(state.verdict.kind, ""),
         ),
     ]
     if state.projection is not None:
-        lines.append(Text(page.shorten(page.clean(projection_text(state.projection)), page.width)))
+        lines.append(Text(page.shorten(page.clean(projection_in_short(state.projection)), page.width)))
     return [*lines, Text()]
+
+
+def _verdict(verdict: WatchVerdict) -> str:
+    """The sentence, or, of growth, the part that is not said elsewhere on the screen."""
+    if verdict.kind == "growing" and verdict.recent is not None:
+        return f"still grows: {rate_with_margin(verdict.recent)}"
+    return verdict.text
 
 
 def _fitting(parts: list[str], width: int) -> str:

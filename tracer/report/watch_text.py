@@ -159,6 +159,15 @@ def projection_text(projection: Projection) -> str:
     return f"at this rate {left} is reached in {when}{span if (earliest, latest) != (when, when) else ''}"
 
 
+def projection_in_short(projection: Projection) -> str:
+    """The same for a line that may be cut: the time first."""
+    limit = projection.limit
+    return (
+        f"in {human_seconds(projection.seconds)} at {limit.name} "
+        f"({human_bytes(limit.room)} of {human_bytes(limit.size)} left)"
+    )
+
+
 def _window(summary: WatchSummary, page: Page) -> Iterator[Text]:
     seconds = f"{summary.seconds:.1f} s" if summary.seconds < 60 else human_seconds(summary.seconds)
     looks = f"{summary.count:,} look{'' if summary.count == 1 else 's'}"
@@ -176,9 +185,8 @@ def _classes(summary: WatchSummary, page: Page) -> Iterator[Text]:
     with_private = bool(summary.classes) and all(row.private_growth is not None for row in summary.classes)
     total = sum(row.private_growth or 0 for row in summary.classes) if with_private else None
     rows = [ClassChange("total (RSS + swap)", first.occupied, last.occupied, total), *changed]
-    before, after = (
-        sum(amounts) for amounts in zip(*((row.before, row.after) for row in summary.classes), strict=True)
-    )
+    before = sum(row.before for row in summary.classes)
+    after = sum(row.after for row in summary.classes)
     if (before, after) != (first.occupied, last.occupied):
         rows.append(ClassChange("moved while being read", first.occupied - before, last.occupied - after, None))
     yield from class_table(rows, page, with_private=with_private, trend=[look.occupied for look in summary.looks])
@@ -253,7 +261,7 @@ def _region_table(grown: Sequence[RegionChange], page: Page) -> list[str]:
             page.clean(row.vma_class),
             human_bytes(row.after),
             _plus(row.growth),
-            page.clean(row.path.decode("utf-8", "surrogateescape")) + (f" ({row.vmas} VMAs)" if row.vmas > 1 else ""),
+            " ".join(filter(None, (page.clean(row.path.decode("utf-8", "surrogateescape")), _several(row.vmas)))),
         ]
         for row in grown
     ]
@@ -261,6 +269,10 @@ def _region_table(grown: Sequence[RegionChange], page: Page) -> list[str]:
         del columns[1]
         rows = [[span, now, growth, path or name] for span, name, now, growth, path in rows]
     return page.align(columns, rows)
+
+
+def _several(vmas: int) -> str:
+    return f"({vmas:,} VMAs)" if vmas > 1 else ""
 
 
 def _footer(summary: WatchSummary, page: Page) -> Iterator[Text]:
