@@ -38,7 +38,7 @@ def cli() -> None:
     \b
     memtrace PID            trace until Ctrl-C: live view, then the report
     memtrace attach PID     the same; its options: memtrace attach --help
-    memtrace watch PID      growth by class and VMA, without BPF and mostly without root
+    memtrace watch PID      growth by class and VMA, from /proc alone
     """
 
 

@@ -49,10 +49,11 @@ def watch(
     chart: Path | None,
     force: bool,
 ) -> None:
-    """Watch process PID: which classes of memory and which VMAs grow, how fast, and until when that can go on.
+    """Watch process PID: whether it grows, where, and how fast.
 
     Reads /proc only: no BPF, and no root for one's own processes. Runs until Ctrl-C, for --duration, or to the
-    process's end, then prints a summary with the verdict. What its reads cost the process is measured and bounded.
+    process's end, then prints a summary: the verdict, growth by class of memory and by VMA, and when it will run into a
+    limit. What its reads cost the process is measured and bounded.
 
     Exit status: 0 a summary was made, 1 the process could not be watched, 2 usage.
     """
