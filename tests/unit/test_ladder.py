@@ -24,11 +24,11 @@ def large(clock: Clock, **more: object) -> FakeProcess:
     return FakeProcess(clock, [anon(HEAP, 2 * GIB), anon(ANON, 4 * MIB), of_file(FILE, 2 * MIB)], **more)  # type: ignore[arg-type]
 
 
-def ladder_of(process: FakeProcess, *, max_snapshot: float = 0.1, settle: float = 1000.0) -> Ladder:
+def ladder_of(process: FakeProcess, *, settle: float = 1000.0) -> Ladder:
     """A ladder on which the meter affords much, as after ``settle`` seconds."""
     meter = ReadMeter(process.clock)
     process.clock.pass_by(settle)
-    ladder = Ladder(process, meter, process.clock, max_snapshot)
+    ladder = Ladder(process, meter, process.clock)
     process.reads.clear()
     process.scanned.clear()
     return ladder
@@ -45,8 +45,8 @@ def grow(process: FakeProcess, index: int, by: int, *, size: bool = True) -> Vma
 
 def test_the_first_look_is_a_whole_snapshot() -> None:
     process = small(Clock())
-    ladder = Ladder(process, ReadMeter(process.clock), process.clock, 0.1)
-    assert process.reads == ["smaps"]
+    ladder = Ladder(process, ReadMeter(process.clock), process.clock)
+    assert process.reads == ["maps", "smaps"]
     first = ladder.first
     assert (first.seconds, first.private, first.private_is_exact) == (0.0, 12 * MIB, True)
     assert first.classes == {"anonymous": 12 * MIB, "file": 2 * MIB}
@@ -56,8 +56,8 @@ def test_the_first_look_is_a_whole_snapshot() -> None:
 def test_a_large_process_is_not_read_by_smaps() -> None:
     process = large(Clock())
     process.usages[0] = anon(HEAP, 8 * GIB)
-    ladder = Ladder(process, ReadMeter(process.clock), process.clock, 0.1)
-    assert process.reads == ["pagemap"]
+    ladder = Ladder(process, ReadMeter(process.clock), process.clock)
+    assert process.reads == ["maps", "pagemap"]
     assert not ladder.start.is_smaps and not ladder.first.private_is_exact
     assert ladder.first.private == 8 * GIB + 4 * MIB, "by RssAnon + VmSwap"
 
@@ -66,7 +66,7 @@ def test_full_reads_smaps_all_the_same() -> None:
     process = large(Clock())
     process.usages[0] = anon(HEAP, 8 * GIB)
     Ladder(process, ReadMeter(process.clock), process.clock, float("inf"))
-    assert process.reads == ["smaps"]
+    assert process.reads == ["maps", "smaps"]
 
 
 def test_nothing_is_read_while_nothing_changes() -> None:
@@ -181,7 +181,7 @@ def test_the_last_look_is_like_the_first() -> None:
     grow(process, 0, MIB)
     process.clock.pass_by(1)
     look = ladder.finish()
-    assert process.reads == ["smaps"] and ladder.detail.is_smaps
+    assert process.reads == ["maps", "smaps"] and ladder.detail.is_smaps
     assert look.private == 13 * MIB and look.classes["anonymous"] == 13 * MIB
 
 
@@ -203,7 +203,7 @@ def test_it_backs_off_from_a_process_that_is_dear_to_read(cost: float) -> None:
     clock = Clock()
     process = large(clock, costs=dict.fromkeys(("maps", "pagemap", "smaps", "smaps_rollup"), cost))
     meter = ReadMeter(clock)
-    ladder = Ladder(process, meter, clock, 0.1)
+    ladder = Ladder(process, meter, clock)
     ages = []
     for _ in range(600):
         grow(process, 0, MIB)
@@ -214,3 +214,20 @@ def test_it_backs_off_from_a_process_that_is_dear_to_read(cost: float) -> None:
     assert len(process.reads) >= min(60, 3.0 / cost), "it does not give up either"
     assert max(ages) > 1
     assert ladder.series.newest() == pytest.approx(2 * GIB + 604 * MIB), "the cheap figures are of every look"
+
+
+def test_a_read_that_fails_has_cost_something_too() -> None:
+    process = large(Clock(), costs={"maps": 0.5})
+    meter = ReadMeter(process.clock)
+    process.errors["smaps"] = KernelError("no")
+    with pytest.raises(KernelError):
+        Ladder(process, meter, process.clock)
+    assert [(cost.name, cost.seconds) for cost in meter.costs()] == [("maps", 0.5), ("smaps", 0.0)]
+
+
+def test_a_torn_snapshot_is_taken_again() -> None:
+    process = small(Clock())
+    usages = process.usages
+    process.usages = [*usages, anon(HEAP + 4 * KIB, MIB)]  # it overlaps the first one
+    ladder = Ladder(process, ReadMeter(process.clock), process.clock)
+    assert process.reads.count("smaps") == 3 and ladder.torn

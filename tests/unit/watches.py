@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from tracer.model.classes import classify_all
 from tracer.model.slope import Slope
-from tracer.model.vma import RssCounters, Snapshot, Vma, VmaUsage
+from tracer.model.vma import RssCounters, Vma, VmaUsage
 from tracer.model.watch import (
     ClassChange,
     Look,
@@ -23,8 +23,6 @@ from tracer.model.watch import (
     WatchSummary,
     WatchVerdict,
 )
-from tracer.procfs.smaps import estimate_smaps_seconds
-from tracer.procfs.snapshot import SnapshotPlan
 from tracer.procfs.status import ProcessStatus
 
 KIB = 1024
@@ -69,6 +67,7 @@ class FakeProcess:
     replaced: bool = False
     errors: dict[str, Exception] = field(default_factory=dict)
     bounds: list[MemoryLimit] = field(default_factory=list)
+    cost: float = 0.0
     reads: list[str] = field(default_factory=list)
     scanned: list[tuple[Vma, ...]] = field(default_factory=list)
 
@@ -76,6 +75,7 @@ class FakeProcess:
         if name in self.errors:
             raise self.errors[name]
         self.reads.append(name)
+        self.cost += self.costs.get(name, 0.0)
         self.clock.pass_by(self.costs.get(name, 0.0))
 
     def counters(self) -> RssCounters:
@@ -118,14 +118,9 @@ class FakeProcess:
         self._read("smaps_rollup")
         return sum(usage.private_dirty + usage.swap for usage in self.usages)
 
-    def plan(self, max_smaps_seconds: float) -> SnapshotPlan:
-        seconds = estimate_smaps_seconds(len(self.usages), self.counters().rss)
-        source: Literal["smaps", "pagemap"] = "pagemap" if seconds > max_smaps_seconds and self.has_scan else "smaps"
-        return SnapshotPlan(source, seconds, len(self.usages), self.counters().rss)
-
-    def snapshot(self, plan: SnapshotPlan) -> Snapshot:
-        usages = self.smaps() if plan.source == "smaps" else self.scan([usage.vma for usage in self.usages])
-        return Snapshot(0, usages, self.counters(), source=plan.source)
+    def take_cost(self) -> float:
+        cost, self.cost = self.cost, 0.0
+        return cost
 
     def classify(self, vmas: Iterable[tuple[Vma, tuple[str, ...]]]) -> dict[int, str]:
         return classify_all(vmas)

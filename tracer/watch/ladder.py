@@ -16,31 +16,46 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from tracer.errors import KernelError
 from tracer.model.classes import ANONYMOUS
 from tracer.model.private import PrivateSeries
 from tracer.model.regions import occupied, private, totals_by_class
-from tracer.model.vma import RssCounters, Vma, VmaUsage
+from tracer.model.vma import RssCounters, Snapshot, Vma, VmaUsage
 from tracer.model.watch import Look
 from tracer.procfs.smaps import estimate_smaps_seconds
-from tracer.procfs.snapshot import SnapshotPlan
+from tracer.procfs.snapshot import SnapshotPlan, is_torn
 from tracer.procfs.status import ProcessStatus
 from tracer.watch.meter import ReadMeter
 from tracer.watch.readers import Readers
 
-# A read of smaps holds the lock of a large VMA without a pause.
-_MAX_SMAPS_SECONDS = 0.005
-_MAX_ROLLUP_SECONDS = 0.1
+# A read of smaps or its rollup holds a lock for as long as a large VMA takes.
+MAX_SMAPS_SECONDS = 0.1
+_MAX_SMAPS_IN_BETWEEN = 0.005
 # Estimates for what has no formula of its own, from the same measurements as estimate_smaps_seconds.
 _ROLLUP_PER_SMAPS = 0.8
 _MAPS_PER_VMA = 0.35e-6
 _SCAN_PER_VMA, _SCAN_PER_BYTE = 0.5e-6, 0.003 / (1 << 30)
 _LEAST = 20e-6
+_TRIES = 3
 # Private memory may change while the counters do not (fork, MADV_FREE): so it is read again after so many seconds.
 _PRIVATE_MAX_AGE = 10.0
 # What a thread (before kernel 6.2) or a CPU (6.2 to 6.15) may hold back from the counters.
 _HELD_BACK = 64 * os.sysconf("SC_PAGE_SIZE")
+
+
+Result = TypeVar("Result")
+
+
+def maps_seconds(vma_count: int) -> float:
+    """How long a read of maps takes, by estimate."""
+    return _LEAST + vma_count * _MAPS_PER_VMA
+
+
+def scan_seconds(vma_count: int, rss: int) -> float:
+    """How long the page map of so many VMAs with so many bytes in memory takes, by estimate."""
+    return _LEAST + vma_count * _SCAN_PER_VMA + rss * _SCAN_PER_BYTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +71,35 @@ class Ladder:
     """The looks at one program of one process; after an exec a new one is needed."""
 
     def __init__(
-        self, readers: Readers, meter: ReadMeter, clock: Callable[[], float], max_snapshot_seconds: float
+        self,
+        readers: Readers,
+        meter: ReadMeter,
+        clock: Callable[[], float],
+        max_smaps_seconds: float = MAX_SMAPS_SECONDS,
+        announce: Callable[[SnapshotPlan], None] = lambda plan: None,
     ) -> None:
-        """Takes the first snapshot; raises TargetError and PrivilegeError."""
+        """Takes the first snapshot; raises TargetError and PrivilegeError.
+
+        Smaps is read as a whole if its estimate is within ``max_smaps_seconds``, or if there is nothing else. Where the
+        estimate is above MAX_SMAPS_SECONDS, ``announce`` is called before the first snapshot with what will be read.
+        """
         self._readers = readers
         self._meter = meter
         self._clock = clock
-        self._max_snapshot_seconds = max_snapshot_seconds
+        self._max_smaps_seconds = max_smaps_seconds
+        self._announce = announce
         self._classes = ClassBook(readers)
         self._rollup_works = True
         self._mappings_changed = False
         self._began = clock()
         self._private_read = (0.0, RssCounters())
         self.series = PrivateSeries()
-        self.plan = readers.plan(max_snapshot_seconds)
-        self.first = self._look_at_all(self.plan)
+        before = meter.spent
+        self.first = self._look_at_all()
         self.start = self.detail
+        self._announce = lambda plan: None
         # The last look will cost what the first did: so much must be left for it.
-        meter.reserve(meter.foresee(self.plan.source, self.plan.seconds))
+        meter.reserve(meter.spent - before)
 
     @property
     def classes(self) -> dict[int, str]:
@@ -90,14 +116,14 @@ class Ladder:
     def finish(self) -> Look:
         """The last look: a whole snapshot like the first, so that both can be compared."""
         self._meter.reserve(0.0)
-        plan = self._readers.plan(self._max_snapshot_seconds)
-        if self._readers.has_scan and self.plan.source == "pagemap":
-            plan = replace(plan, source="pagemap")
-        return self._look_at_all(plan)
+        return self._look_at_all()
 
-    def _look_at_all(self, plan: SnapshotPlan) -> Look:
-        with self._meter.measure(plan.source, plan.seconds):
-            snapshot = self._readers.snapshot(plan)
+    def _look_at_all(self) -> Look:
+        for _ in range(_TRIES):
+            snapshot, plan = self._snapshot()
+            # What is dear to read is not read again because it changed meanwhile.
+            if not snapshot.torn or plan.smaps_seconds > MAX_SMAPS_SECONDS:
+                break
         self.torn = snapshot.torn
         self._mappings_changed = False
         status = self._detailed = replace(self._readers.status(), counters=snapshot.counters)
@@ -105,6 +131,39 @@ class Ladder:
         self.detail = Detail(seconds, snapshot.usages, snapshot.source == "smaps")
         self._classes.learn(snapshot.usages, again=True)
         return self._make_look(status, seconds, self._refresh_private(status, seconds, at_once=True))
+
+    def _snapshot(self) -> tuple[Snapshot, SnapshotPlan]:
+        """All VMAs, read by smaps if that is not too dear."""
+        before = self._readers.status()
+        vmas = self._measured("maps", 0.0, self._readers.maps)
+        plan = self._plan(len(vmas), before.counters.rss)
+        if plan.smaps_seconds > MAX_SMAPS_SECONDS:
+            self._announce(plan)
+        usages = self._smaps(plan.smaps_seconds) if plan.source == "smaps" else self._scan(vmas, plan.rss)
+        after = self._readers.status()
+        snapshot = Snapshot(0, usages, after.counters, source=plan.source)
+        return replace(snapshot, torn=is_torn(snapshot, before, after)), plan
+
+    def _plan(self, vma_count: int, rss: int) -> SnapshotPlan:
+        seconds = estimate_smaps_seconds(vma_count, rss)
+        use_smaps = seconds <= self._max_smaps_seconds or not self._readers.has_scan
+        return SnapshotPlan("smaps" if use_smaps else "pagemap", seconds, vma_count, rss)
+
+    def _maps(self, vma_count: int) -> tuple[Vma, ...]:
+        return self._measured("maps", maps_seconds(vma_count), self._readers.maps)
+
+    def _smaps(self, estimate: float) -> tuple[VmaUsage, ...]:
+        return self._measured("smaps", estimate, self._readers.smaps)
+
+    def _scan(self, vmas: Sequence[Vma], rss: int) -> tuple[VmaUsage, ...]:
+        return self._measured("pagemap", scan_seconds(len(vmas), rss), lambda: self._readers.scan(vmas))
+
+    def _measured(self, name: str, estimate: float, read: Callable[[], Result]) -> Result:
+        self._readers.take_cost()
+        try:
+            return read()
+        finally:
+            self._meter.record(name, estimate, self._readers.take_cost())
 
     def _make_look(self, status: ProcessStatus, seconds: float, exact: int | None) -> Look:
         self.series.add(seconds, status.counters.anon + status.counters.swap, exact)
@@ -126,32 +185,26 @@ class Ladder:
             self._valid_at = seconds
             return
         smaps = estimate_smaps_seconds(len(self.detail.usages), status.counters.rss)
-        most = _MAX_SMAPS_SECONDS if self._readers.has_scan else _MAX_ROLLUP_SECONDS
+        most = _MAX_SMAPS_IN_BETWEEN if self._readers.has_scan else MAX_SMAPS_SECONDS
         if self._meter.foresee("smaps", smaps) <= most and self._meter.affords("smaps", smaps):
-            with self._meter.measure("smaps", smaps):
-                usages = self._readers.smaps()
-            self._take(usages, status, seconds, is_smaps=True)
+            self._take(self._smaps(smaps), status, seconds, is_smaps=True)
         elif self._readers.has_scan:
             self._scan_what_changed(status, seconds)
 
     def _scan_what_changed(self, status: ProcessStatus, seconds: float) -> None:
         vmas: Sequence[Vma] = [usage.vma for usage in self.detail.usages]
-        maps = _LEAST + len(vmas) * _MAPS_PER_VMA
         if status.vm_size != self._detailed.vm_size or self._mappings_changed:
-            if not self._meter.affords("maps", maps):
+            if not self._meter.affords("maps", maps_seconds(len(vmas))):
                 return
-            with self._meter.measure("maps", maps):
-                vmas = self._readers.maps()
+            vmas = self._maps(len(vmas))
         known = {usage.vma: usage for usage in self.detail.usages}
         stale = [vma for vma in vmas if vma not in known or _may_have_changed(vma, self._detailed, status)]
         stale = [vma for vma in stale if not self._classes.is_hugetlb(vma)]
         in_them = sum(known[vma].rss for vma in stale if vma in known)
         in_them += abs(status.counters.rss - self._detailed.counters.rss)
-        scan = _LEAST + len(stale) * _SCAN_PER_VMA + in_them * _SCAN_PER_BYTE
-        if not self._meter.affords("pagemap", scan):
+        if not self._meter.affords("pagemap", scan_seconds(len(stale), in_them)):
             return
-        with self._meter.measure("pagemap", scan):
-            fresh = {usage.vma: usage for usage in self._readers.scan(stale)}
+        fresh = {usage.vma: usage for usage in self._scan(stale, in_them)}
         usages = [fresh.get(vma) or known.get(vma) or VmaUsage(vma, 0) for vma in vmas]
         self._take(usages, status, seconds, is_smaps=False)
 
@@ -179,7 +232,7 @@ class Ladder:
         if not at_once and status.counters == counters and seconds - read_at < _PRIVATE_MAX_AGE:
             return None
         estimate = _ROLLUP_PER_SMAPS * estimate_smaps_seconds(len(self.detail.usages), status.counters.rss)
-        if self._meter.foresee("smaps_rollup", estimate) > _MAX_ROLLUP_SECONDS or not self._rollup_works:
+        if self._meter.foresee("smaps_rollup", estimate) > MAX_SMAPS_SECONDS or not self._rollup_works:
             return None
         if not at_once and not self._meter.affords("smaps_rollup", estimate):
             return None
@@ -187,8 +240,7 @@ class Ladder:
 
     def _read_rollup(self, status: ProcessStatus, seconds: float, estimate: float) -> int | None:
         try:
-            with self._meter.measure("smaps_rollup", estimate):
-                amount = self._readers.private()
+            amount = self._measured("smaps_rollup", estimate, self._readers.private)
         except KernelError:
             self._rollup_works = False
             return None

@@ -8,8 +8,7 @@ it is put off until it is within the bound.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -40,14 +39,19 @@ class ReadMeter:
         self._readers: dict[str, _Reader] = {}
         self._reserved = 0.0
 
-    @contextmanager
-    def measure(self, name: str, estimate: float) -> Iterator[None]:
-        """Time a read; ``estimate`` is what the formula gives for it, in seconds."""
-        began = self._clock()
-        try:
-            yield
-        finally:
-            self._record(name, estimate, self._clock() - began)
+    @property
+    def spent(self) -> float:
+        """Seconds of all reads so far."""
+        return sum(reader.seconds for reader in self._readers.values())
+
+    def record(self, name: str, estimate: float, seconds: float) -> None:
+        """A read took so many seconds; ``estimate`` is what the formula gave for it."""
+        reader = self._readers.setdefault(name, _Reader())
+        reader.count += 1
+        reader.seconds += seconds
+        reader.longest = max(reader.longest, seconds)
+        if estimate > 0:
+            reader.ratios.append(seconds / estimate)
 
     def foresee(self, name: str, estimate: float) -> float:
         """What a read will take, in seconds: the formula's figure, corrected by how earlier reads compared with it."""
@@ -56,7 +60,7 @@ class ReadMeter:
 
     def affords(self, name: str, estimate: float) -> bool:
         """True where the read would leave the sum of all reads, and what is reserved, within the share."""
-        due = self._spent + self._reserved + self.foresee(name, estimate)
+        due = self.spent + self._reserved + self.foresee(name, estimate)
         return due <= self._share * (self._clock() - self._began)
 
     def reserve(self, seconds: float) -> None:
@@ -66,21 +70,9 @@ class ReadMeter:
     def share(self) -> float:
         """Which part of the time went into reads so far."""
         elapsed = self._clock() - self._began
-        return self._spent / elapsed if elapsed > 0 else 0.0
+        return self.spent / elapsed if elapsed > 0 else 0.0
 
     def costs(self) -> tuple[ReadCost, ...]:
         """Each kind of read, the dearest first."""
         costs = [ReadCost(name, reader.count, reader.seconds, reader.longest) for name, reader in self._readers.items()]
         return tuple(sorted(costs, key=lambda cost: -cost.seconds))
-
-    @property
-    def _spent(self) -> float:
-        return sum(reader.seconds for reader in self._readers.values())
-
-    def _record(self, name: str, estimate: float, seconds: float) -> None:
-        reader = self._readers.setdefault(name, _Reader())
-        reader.count += 1
-        reader.seconds += seconds
-        reader.longest = max(reader.longest, seconds)
-        if estimate > 0:
-            reader.ratios.append(seconds / estimate)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from tracer.errors import KernelError, MemtraceError, TargetError
 from tracer.model.classes import classify_all
-from tracer.model.vma import Snapshot, Vma, VmaUsage
+from tracer.model.vma import Vma, VmaUsage
 from tracer.model.watch import MemoryLimit
 from tracer.procfs.cgroup import read_limits
-from tracer.procfs.files import read_file, target_errors, thread_ids
-from tracer.procfs.maps import read_maps
+from tracer.procfs.files import read_file, read_of_any_thread, target_errors, thread_ids
+from tracer.procfs.maps import parse_maps
 from tracer.procfs.memory import MemoryReader
 from tracer.procfs.pagemap import Residency
-from tracer.procfs.smaps import read_smaps
-from tracer.procfs.snapshot import SnapshotPlan, plan_snapshot, take_snapshot
+from tracer.procfs.smaps import parse_smaps
 from tracer.procfs.status import ProcessStatus, read_command, read_status
 
 _FIELDS = re.compile(rb"^(Private_Dirty|Swap): +(\d+) kB$", re.MULTILINE)
@@ -60,12 +60,8 @@ class Readers(Protocol):
         """Private_Dirty + Swap of the process, by smaps_rollup; raises KernelError where there is none (4.14)."""
         ...
 
-    def plan(self, max_smaps_seconds: float) -> SnapshotPlan:
-        """How to take a whole snapshot."""
-        ...
-
-    def snapshot(self, plan: SnapshotPlan) -> Snapshot:
-        """A whole snapshot, tried again where the process changed meanwhile."""
+    def take_cost(self) -> float:
+        """Seconds of all reads since the last call for which the target may have waited: those in the kernel."""
         ...
 
     def classify(self, vmas: Iterable[tuple[Vma, tuple[str, ...]]]) -> dict[int, str]:
@@ -85,6 +81,7 @@ class ProcReaders:
         self._pid = pid
         self._maps_fd = -1
         self._residency: Residency | None = None
+        self._seconds = 0.0
         self._open()
 
     def _open(self) -> None:
@@ -119,29 +116,45 @@ class ProcReaders:
 
     def maps(self) -> tuple[Vma, ...]:
         """The VMAs."""
-        return read_maps(self._pid)
+        with self._timed():
+            data = read_of_any_thread(self._pid, "maps")
+        return parse_maps(data)
 
     def scan(self, vmas: Sequence[Vma]) -> tuple[VmaUsage, ...]:
         """The page map, in steps of 4 MiB, between which the target's calls go on."""
         if self._residency is None:
             raise KernelError("the page map of the process cannot be read")
-        return self._residency.usages(vmas)
+        before = self._residency.kernel_ns
+        try:
+            return self._residency.usages(vmas)
+        finally:
+            self._seconds += (self._residency.kernel_ns - before) / 1e9
 
     def smaps(self) -> tuple[VmaUsage, ...]:
         """The smaps file."""
-        return read_smaps(self._pid)
+        with self._timed():
+            data = read_of_any_thread(self._pid, "smaps")
+        return parse_smaps(data)
 
     def private(self) -> int:
         """Private_Dirty + Swap by smaps_rollup."""
-        return sum(int(size) for _, size in _FIELDS.findall(_read_rollup(self._pid))) * 1024
+        with self._timed():
+            data = _read_rollup(self._pid)
+        return sum(int(size) for _, size in _FIELDS.findall(data)) * 1024
 
-    def plan(self, max_smaps_seconds: float) -> SnapshotPlan:
-        """Smaps if it is estimated to take no longer than that, else the page map."""
-        return plan_snapshot(self._pid, max_smaps_seconds=max_smaps_seconds)
+    def take_cost(self) -> float:
+        """Time within the kernel; parsing what it gave is memtrace's own."""
+        seconds = self._seconds
+        self._seconds = 0.0
+        return seconds
 
-    def snapshot(self, plan: SnapshotPlan) -> Snapshot:
-        """A whole snapshot by the reader of the plan."""
-        return take_snapshot(self._pid, plan=plan)
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds += time.monotonic() - began
 
     def classify(self, vmas: Iterable[tuple[Vma, tuple[str, ...]]]) -> dict[int, str]:
         """Classes by name, flags and, where it may be read, by what the allocator wrote into the memory."""

@@ -24,18 +24,17 @@ from tracer.model.watch import (
     WatchVerdict,
 )
 from tracer.model.watch_verdict import WatchFindings, judge_watch, project
+from tracer.procfs.snapshot import SnapshotPlan
 from tracer.procfs.status import read_counters
 from tracer.report.screen import View
 from tracer.target import TargetInfo
 from tracer.units import human_bytes, human_seconds, plural
-from tracer.watch.ladder import Ladder
+from tracer.watch.ladder import MAX_SMAPS_SECONDS, Ladder
 from tracer.watch.meter import ReadMeter
 from tracer.watch.readers import Readers
 
 _POLL_SECONDS = 0.1
 _MAX_LOOKS = 240
-# Above this estimate smaps is read only where there is nothing else, or where the user wants it.
-_MAX_SMAPS_SECONDS = 0.1
 # The limits of cgroups move slowly; memory.stat of a large machine takes milliseconds.
 _LIMITS_MAX_AGE = 5.0
 # Comparing more VMAs than this after each look would keep memtrace itself busy.
@@ -105,19 +104,15 @@ class WatchSession:
         return self._summary(ended)
 
     def _begin(self) -> None:
-        most = float("inf") if self._options.full else _MAX_SMAPS_SECONDS
-        self._announce_cost(most)
-        self._ladder = Ladder(self._readers, self._meter, self._clock, most)
+        most = float("inf") if self._options.full else MAX_SMAPS_SECONDS
+        self._ladder = Ladder(self._readers, self._meter, self._clock, most, self._announce)
         self._began = self._clock() - self._ladder.first.seconds
         self._started = datetime.now(UTC).astimezone()
         self._looks: Thinned[Look] = Thinned(_MAX_LOOKS)
         self._looks.add(self._ladder.first)
 
-    def _announce_cost(self, most: float) -> None:
-        plan = self._readers.plan(most)
+    def _announce(self, plan: SnapshotPlan) -> None:
         size = f"smaps of {plural(plan.vma_count, 'VMA')} and {human_bytes(plan.rss)}"
-        if plan.smaps_seconds <= _MAX_SMAPS_SECONDS:
-            return
         takes = f"takes about {human_seconds(plan.smaps_seconds)}, in which the process may wait in mmap"
         if plan.source == "smaps":
             self._say(f"reading {size} at start and end {takes}")
