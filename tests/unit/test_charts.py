@@ -127,6 +127,7 @@ class TestHostileLabels:
         shown = texts(picture(draw_growth, [0.0, 1.0], {"_x": [0, MIB], "y": [MIB, MIB]}))
         assert any(text.strip() == "_x  +1.0 MiB" for text in shown)
 
+    @pytest.mark.filterwarnings("ignore:Glyph")
     def test_characters_that_the_font_lacks_are_escaped_where_they_are_drawn(self) -> None:
         assert canvas.Lettering("png").label("漢 ü") == "\\u6f22 ü"
         assert canvas.Lettering("svg").label("漢 ü") == "漢 ü"
@@ -280,6 +281,12 @@ class TestFile:
         with pytest.raises(MissingDependencyError) as error:
             ChartFile(tmp_path / "chart.svg", force=False)
         assert error.value.fix is not None and "pip install 'matplotlib>=3.6'" in error.value.fix
+
+
+def test_a_matplotlib_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    with pytest.raises(MissingDependencyError, match="does not work"):
+        picture(draw_shares, ROWS)
 
 
 def test_no_display_no_settings_and_no_words_of_matplotlibs(tmp_path: Path) -> None:

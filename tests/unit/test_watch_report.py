@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -105,6 +106,12 @@ class TestSummary:
 
     def test_the_number_of_vmas(self) -> None:
         assert "1 more grew by 1.0 MiB" in text_of(sample_summary(), top=1)
+
+    def test_a_start_that_was_dear_is_told(self) -> None:
+        cost = replace(sample_summary().cost, share=0.031, edges=0.9)
+        assert "3.1 % of the time (900 ms of it at start and end)" in " ".join(
+            text_of(sample_summary(cost=cost)).split()
+        )
 
     def test_a_single_look(self) -> None:
         text = text_of(sample_summary(looks=LOOKS[:1], count=1, seconds=0.0, classes=()))

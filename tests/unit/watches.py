@@ -231,6 +231,7 @@ def sample_summary(**changes: Any) -> WatchSummary:
         projection=PROJECTION,
         cost=WatchCost(
             0.0042,
+            0.012,
             (ReadCost("smaps", 31, 0.112, 0.009), ReadCost("smaps_rollup", 2, 0.014, 0.008)),
             0.41,
             24 * MIB,

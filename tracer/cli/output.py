@@ -109,11 +109,17 @@ def _umask() -> int:
     return mask
 
 
-def write_to_stdout(render: Callable[[TextIO], None]) -> None:
-    """Write to standard output; characters that its encoding lacks are escaped, not fatal."""
+_TO_A_FILE = "write it to a file: -o FILE"
+
+
+def write_to_stdout(render: Callable[[TextIO], None], fix: str | None = _TO_A_FILE) -> None:
+    """Write to standard output; characters that its encoding lacks are escaped, not fatal.
+
+    ``fix`` says what to do where it cannot be written to.
+    """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with _stdout_errors():
+    with _stdout_errors(fix):
         render(sys.stdout)
         sys.stdout.flush()
 
@@ -135,7 +141,7 @@ class StdoutView(Generic[State]):
 
     def update(self, state: State) -> None:
         """Write the newest state. Raises BrokenPipeError, and MemtraceError where writing fails in another way."""
-        with _stdout_errors():
+        with _stdout_errors(None):
             self._view.update(state)
 
     def poll(self) -> bool:
@@ -144,7 +150,7 @@ class StdoutView(Generic[State]):
 
 
 @contextmanager
-def _stdout_errors() -> Iterator[None]:
+def _stdout_errors(fix: str | None) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
@@ -152,9 +158,7 @@ def _stdout_errors() -> Iterator[None]:
         raise
     except OSError as error:
         abandon_stdout()
-        raise MemtraceError(
-            f"the report could not be written to standard output: {error.strerror}", "write it to a file: -o FILE"
-        ) from error
+        raise MemtraceError(f"the report could not be written to standard output: {error.strerror}", fix) from error
 
 
 def abandon_stdout() -> None:

@@ -117,11 +117,11 @@ def _print(summary: WatchSummary, *, as_json: bool, top: int) -> None:
     if as_json:
         from tracer.report.watch_json import write_summary
 
-        write_to_stdout(lambda file: write_summary(summary, file))
+        write_to_stdout(lambda file: write_summary(summary, file), None)
         return
     from tracer.report.watch_text import WatchText
 
-    write_to_stdout(lambda file: WatchText(summary, top).render(file, colour=file.isatty()))
+    write_to_stdout(lambda file: WatchText(summary, top).render(file, colour=file.isatty()), None)
 
 
 def _draw(summary: WatchSummary, picture: ChartFile | None) -> None:

@@ -117,9 +117,13 @@ class ReadCost:
 
 @dataclass(frozen=True, slots=True)
 class WatchCost:
-    """What memtrace took: reads for which the target may have waited, as a share of the time, and its own use."""
+    """What memtrace took: reads for which the target may have waited, as a share of the time, and its own use.
+
+    ``edges`` is how many seconds of them were of the first look and the last, which are made in any case.
+    """
 
     share: float
+    edges: float
     reads: tuple[ReadCost, ...]
     self_cpu: float
     self_rss: int

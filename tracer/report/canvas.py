@@ -28,6 +28,7 @@ _FONT = "DejaVu Sans"  # comes with matplotlib
 _SIZE = 10.0
 # Longer than any room there is.
 _MOST_CHARACTERS = 400
+_INSTALL = "type: pip install 'matplotlib>=3.6' (Debian: apt install python3-matplotlib)"
 _SETTINGS = {
     "font.family": [_FONT, "sans-serif"],
     "font.size": _SIZE,
@@ -50,10 +51,7 @@ _SETTINGS = {
 def require_matplotlib() -> None:
     """Raise MissingDependencyError, with the command to type, where matplotlib is not installed."""
     if find_spec("matplotlib") is None:
-        raise MissingDependencyError(
-            "charts in files need matplotlib",
-            "type: pip install 'matplotlib>=3.6' (Debian: apt install python3-matplotlib)",
-        )
+        raise MissingDependencyError("charts in files need matplotlib", _INSTALL)
 
 
 class Lettering:
@@ -104,10 +102,13 @@ def canvas(height: float, form: Form, file: BinaryIO) -> Iterator[tuple[Figure, 
     """A figure of WIDTH times ``height`` inches that is written to the file at the end."""
     # Where it cannot keep its cache of fonts it says so on stderr when imported: of no use to who wants a chart.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError(f"matplotlib is installed, but does not work: {error}", _INSTALL) from error
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

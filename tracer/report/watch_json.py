@@ -172,6 +172,7 @@ def _cost(cost: WatchCost) -> dict[str, Any]:
     return {
         "share": cost.share,
         "seconds": cost.seconds,
+        "edges": cost.edges,
         "reads": {
             read.name: {"count": read.count, "seconds": read.seconds, "longest": read.longest} for read in cost.reads
         },

@@ -32,6 +32,8 @@ VERDICT_STYLES = {"growing": "bold red", "levelled-off": "bold green", "not-grow
 # Below this width the table of VMAs has room for one name only.
 _ROOM_FOR_CLASS = 72
 _LEAST_CHART, _MOST_CHART = 8, 40
+# Reads in between are kept within this share of the time; above it, those at start and end were dear.
+_BOUND = 0.01
 # What is less than this of all that grew is noise.
 _MIN_SHARE = 0.005
 
@@ -276,7 +278,7 @@ def _several(vmas: int) -> str:
 
 
 def _footer(summary: WatchSummary, page: Page) -> Iterator[Text]:
-    yield from _entry(page, "cost", cost_text(summary.cost, summary.seconds))
+    yield from _entry(page, "cost", cost_text(summary.cost))
     for note in summary.notes:
         yield from _entry(page, "note", note)
     if summary.verdict.kind == "growing":
@@ -284,13 +286,14 @@ def _footer(summary: WatchSummary, page: Page) -> Iterator[Text]:
         yield from _entry(page, "next", advice, style="bold")
 
 
-def cost_text(cost: WatchCost, seconds: float) -> str:
+def cost_text(cost: WatchCost) -> str:
     """For how long the target may have waited for reads of it, and what memtrace itself took."""
     reads = ", ".join(f"{read.name} {read.count:,} x" for read in cost.reads) or "nothing"
     longest = max((read.longest for read in cost.reads), default=0.0)
+    edges = f" ({human_seconds(cost.edges)} of it at start and end)" if cost.share > _BOUND else ""
     return (
         f"reads that the process may wait for: {human_seconds(cost.seconds)} in all, {percent(cost.share)} of the "
-        f"time, the longest {human_seconds(longest)} ({reads}); memtrace: {human_seconds(cost.self_cpu)} CPU, "
+        f"time{edges}, the longest {human_seconds(longest)} ({reads}); memtrace: {human_seconds(cost.self_cpu)} CPU, "
         f"{human_bytes(cost.self_rss)} RSS"
     )
 

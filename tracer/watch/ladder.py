@@ -91,15 +91,15 @@ class Ladder:
         self._classes = ClassBook(readers)
         self._rollup_works = True
         self._mappings_changed = False
-        self._began = clock()
+        self._began: float | None = None
         self._private_read = (0.0, RssCounters())
         self.series = PrivateSeries()
-        before = meter.spent
+        self.edges = 0.0  # seconds that the first look and the last have cost
         self.first = self._look_at_all()
         self.start = self.detail
         self._announce = lambda plan: None
         # The last look will cost what the first did: so much must be left for it.
-        meter.reserve(meter.spent - before)
+        meter.reserve(self.edges)
 
     @property
     def classes(self) -> dict[int, str]:
@@ -119,6 +119,13 @@ class Ladder:
         return self._look_at_all()
 
     def _look_at_all(self) -> Look:
+        before = self._meter.spent
+        try:
+            return self._look_by_snapshot()
+        finally:
+            self.edges += self._meter.spent - before
+
+    def _look_by_snapshot(self) -> Look:
         for _ in range(_TRIES):
             snapshot, plan = self._snapshot()
             # What is dear to read is not read again because it changed meanwhile.
@@ -178,7 +185,11 @@ class Ladder:
         )
 
     def _elapsed(self) -> float:
-        return self._clock() - self._began
+        """Seconds since the first snapshot was there."""
+        now = self._clock()
+        if self._began is None:
+            self._began = now
+        return now - self._began
 
     def _refresh_detail(self, status: ProcessStatus, seconds: float) -> None:
         if status.counters == self._detailed.counters and status.vm_size == self._detailed.vm_size:

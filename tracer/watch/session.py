@@ -106,7 +106,7 @@ class WatchSession:
     def _begin(self) -> None:
         most = float("inf") if self._options.full else MAX_SMAPS_SECONDS
         self._ladder = Ladder(self._readers, self._meter, self._clock, most, self._announce)
-        self._began = self._clock() - self._ladder.first.seconds
+        self._began = self._clock()
         self._started = datetime.now(UTC).astimezone()
         self._looks: Thinned[Look] = Thinned(_MAX_LOOKS)
         self._looks.add(self._ladder.first)
@@ -254,6 +254,7 @@ class WatchSession:
             projection=self._projection(verdict),
             cost=WatchCost(
                 share=self._meter.share(),
+                edges=self._ladder.edges,
                 reads=self._meter.costs(),
                 self_cpu=usage.ru_utime + usage.ru_stime,
                 self_rss=read_counters(os.getpid()).rss,
