@@ -33,7 +33,7 @@ from tracer.procfs.memory import MemoryReader
 from tracer.procfs.pagemap import Residency
 from tracer.procfs.snapshot import SnapshotPlan, plan_snapshot, take_snapshot
 from tracer.procfs.status import read_brk_start, read_command, read_counters
-from tracer.report.screen import View
+from tracer.report.live import View
 from tracer.stacks import StackBook
 from tracer.target import ProcessHandle, TargetInfo
 from tracer.units import human_bytes, human_seconds
@@ -88,7 +88,7 @@ class Session:
         self._drained_at = 0
         self._command = target.command
 
-    def run(self, view: View[LiveState]) -> Report:
+    def run(self, view: View) -> Report:
         """Trace until the duration is over, the user stops it or the target ends; everything is detached then."""
         with ExitStack() as stack:
             stack.callback(self._program.close)
@@ -177,7 +177,7 @@ class Session:
                 self._tracker.apply(change)
             self._code_changed |= consumer.brings_code(event)
 
-    def _follow(self, view: View[LiveState]) -> str:
+    def _follow(self, view: View) -> str:
         """The main loop; returns in words what ended it."""
         next_tick = self._started_ns / 1e9 + self._options.interval
         with view:
@@ -238,7 +238,7 @@ class Session:
         self._program.consume()
         self._tracker.add_rss(consumer.drain_rss(self._program))
 
-    def _tick(self, view: View[LiveState]) -> None:
+    def _tick(self, view: View) -> None:
         counters = self._counters()
         self._drained_at = counters["rss_events"]
         self._drain()

@@ -15,9 +15,8 @@ from rich.text import Text
 from tests.unit.reports import MIB, sample_state
 from tests.unit.test_report_text import HOSTILE, assert_golden
 from tracer.model.live import LiveStack, LiveState
-from tracer.report.live import LineView, LiveView, open_view, screen_lines, sparkline
+from tracer.report.live import KeyReader, LineView, LiveView, open_view, screen_lines, sparkline
 from tracer.report.safe import Page, cells
-from tracer.report.screen import KeyReader
 
 
 def screen(state: LiveState, page: Page, height: int, **options: Any) -> str:

@@ -155,7 +155,7 @@ class TestOutput:
                 timeout=DEADLINE,
             )
         assert done.returncode == 1
-        assert done.stderr.startswith("memtrace: the report could not be written to standard output")
+        assert done.stderr.startswith("memtrace: standard output cannot be written to")
 
 
 class TestEnds:

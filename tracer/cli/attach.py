@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
-
-from tracer.cli.parameters import Pid, Seconds
 
 if TYPE_CHECKING:
     from tracer.cli.stopping import StopSignals
@@ -18,13 +17,36 @@ if TYPE_CHECKING:
     from tracer.unwind.access import UnwindSizes
 
 
+class _Pid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.2 on
+    """A process id."""
+
+    name = "pid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        # PID_MAX_LIMIT is 2^22 (include/linux/threads.h); any longer number is a slip of the hand.
+        if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) <= 1 << 22:
+            self.fail(f"{text!r} is no process id: give a number such as 1234", param, ctx)
+        return int(text)
+
+
+class _Seconds(click.FloatRange):
+    """A time that ends: neither nan nor inf."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return seconds
+
+
 @click.command()
-@click.argument("pid", type=Pid())
-@click.option("-d", "--duration", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="Stop after SECONDS.")
+@click.argument("pid", type=_Pid())
+@click.option("-d", "--duration", type=_Seconds(min=0, min_open=True), metavar="SECONDS", help="Stop after SECONDS.")
 @click.option(
     "-i",
     "--interval",
-    type=Seconds(min=0.1),
+    type=_Seconds(min=0.1),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -98,7 +120,6 @@ def _trace(target: TargetInfo, duration: float | None, interval: float, max_live
     import os
     from concurrent.futures import ThreadPoolExecutor
 
-    from tracer.cli.output import say
     from tracer.probes.holder import ProbeHolder
 
     holder = ProbeHolder()  # it forks, so it comes before the first thread
@@ -106,15 +127,24 @@ def _trace(target: TargetInfo, duration: float | None, interval: float, max_live
         # Compiling takes most of the start: meanwhile everything else is imported.
         with ThreadPoolExecutor(max_workers=1) as compiler:
             loading = compiler.submit(_compile, target.pid, max_live)
-            from tracer.report.live import open_view
-            from tracer.report.screen import GuardedView
+            from tracer.report.live import GuardedView, open_view
             from tracer.session import Options, Session
 
             program, sizes = loading.result()
-        session = Session(target, Options(duration, interval), program, holder, sizes, say, signals.requested)
+        session = Session(target, Options(duration, interval), program, holder, sizes, _say, signals.requested)
         return session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
     finally:
         holder.close()
+
+
+def _say(line: str) -> None:
+    """A line for the user on stderr; that it cannot be written must not cost the report."""
+    from contextlib import suppress
+
+    from tracer.report.safe import printable
+
+    with suppress(OSError):
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def _compile(pid: int, max_live: int) -> tuple[Program, UnwindSizes]:

@@ -40,7 +40,7 @@ class ChartFile:
 
     def draw(self, draw: Callable[..., None], *data: Any, **options: Any) -> None:
         """Draw by one of the functions of ``tracer.report.charts``. Raises MemtraceError where the file fails."""
-        self._file.write_binary(lambda file: draw(*data, file, form=self._form, **options))
+        self._file.write(lambda file: draw(*data, file, form=self._form, **options))
 
     def __enter__(self) -> ChartFile:
         return self

@@ -6,19 +6,11 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Generic, Self, TextIO, TypeVar, cast
+from typing import IO, Any
 
 from tracer.errors import MemtraceError, UsageError
-from tracer.report.safe import printable
-
-if TYPE_CHECKING:
-    from tracer.report.screen import View
-
-State = TypeVar("State")
 
 
 class ReportFile:
@@ -29,10 +21,7 @@ class ReportFile:
     """
 
     def __init__(self, path: Path, *, force: bool, binary: bool = False) -> None:
-        """Raises UsageError where the file exists and is not to be replaced, or cannot be written.
-
-        ``binary`` says that ``write_binary`` will write it.
-        """
+        """Raises UsageError where the file exists and is not to be replaced, or cannot be written."""
         path = path.resolve() if path.is_symlink() else path
         if path.is_dir():
             raise UsageError(f"{path} is a directory", "name a file")
@@ -59,15 +48,8 @@ class ReportFile:
             return os.fdopen(descriptor, "wb")
         return os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
 
-    def write(self, render: Callable[[TextIO], None]) -> None:
+    def write(self, render: Callable[[Any], None]) -> None:
         """Write the report and put it in place in one step. Raises MemtraceError where that fails."""
-        self._write(lambda file: render(cast(TextIO, file)))
-
-    def write_binary(self, render: Callable[[BinaryIO], None]) -> None:
-        """The same for a picture."""
-        self._write(lambda file: render(cast(BinaryIO, file)))
-
-    def _write(self, render: Callable[[IO[Any]], None]) -> None:
         try:
             with self._file:
                 render(self._file)
@@ -97,68 +79,27 @@ class ReportFile:
             self._temporary.unlink(missing_ok=True)
 
 
-def say(line: str) -> None:
-    """A line for the user on stderr; that it cannot be written must not cost the report."""
-    with suppress(OSError):
-        print(printable(line), file=sys.stderr, flush=True)
-
-
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
-_TO_A_FILE = "write it to a file: -o FILE"
-
-
-def write_to_stdout(render: Callable[[TextIO], None], fix: str | None = _TO_A_FILE) -> None:
-    """Write to standard output; characters that its encoding lacks are escaped, not fatal.
-
-    ``fix`` says what to do where it cannot be written to.
-    """
+def write_to_stdout(render: Callable[[Any], None], *, binary: bool = False) -> None:
+    """Write to standard output; characters that its encoding lacks are escaped, not fatal."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with _stdout_errors(fix):
-        render(sys.stdout)
-        sys.stdout.flush()
-
-
-class StdoutView(Generic[State]):
-    """A view that writes to standard output line by line; where that fails, the command ends aloud."""
-
-    def __init__(self, view: View[State]) -> None:
-        self._view = view
-
-    def __enter__(self) -> Self:
-        self._view.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._view.__exit__(kind, error, trace)
-
-    def update(self, state: State) -> None:
-        """Write the newest state. Raises BrokenPipeError, and MemtraceError where writing fails in another way."""
-        with _stdout_errors(None):
-            self._view.update(state)
-
-    def poll(self) -> bool:
-        """True when the user asks to stop."""
-        return self._view.poll()
-
-
-@contextmanager
-def _stdout_errors(fix: str | None) -> Iterator[None]:
     try:
-        yield
+        render(sys.stdout.buffer if binary else sys.stdout)
+        sys.stdout.flush()
     except BrokenPipeError:
         abandon_stdout()
         raise
     except OSError as error:
         abandon_stdout()
-        raise MemtraceError(f"the report could not be written to standard output: {error.strerror}", fix) from error
+        raise MemtraceError(
+            f"the report could not be written to standard output: {error.strerror}", "write it to a file: -o FILE"
+        ) from error
 
 
 def abandon_stdout() -> None:

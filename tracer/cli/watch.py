@@ -6,12 +6,12 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from tracer.cli.charting import chart_option
-from tracer.cli.parameters import Pid, Seconds
+from tracer.cli.params import Pid, Seconds
 
 if TYPE_CHECKING:
     from tracer.cli.charting import ChartFile
@@ -76,7 +76,7 @@ def watch(
 def _watch(target: TargetInfo, options: WatchOptions, view: View[WatchState], signals: StopSignals) -> WatchSummary:
     import time
 
-    from tracer.cli.output import say
+    from tracer.cli.streams import say
     from tracer.target import ProcessHandle
     from tracer.watch.readers import ProcReaders
     from tracer.watch.session import WatchSession
@@ -93,7 +93,7 @@ def _watch(target: TargetInfo, options: WatchOptions, view: View[WatchState], si
 
 
 def _open_view(*, as_json: bool, top: int) -> View[WatchState]:
-    from tracer.cli.output import StdoutView
+    from tracer.cli.streams import StdoutView
     from tracer.report.screen import GuardedView, ScreenView
 
     # What the encoding of a terminal lacks is escaped, not fatal.
@@ -113,15 +113,16 @@ def _open_view(*, as_json: bool, top: int) -> View[WatchState]:
 
 def _print(summary: WatchSummary, *, as_json: bool, top: int) -> None:
     from tracer.cli.output import write_to_stdout
-
-    if as_json:
-        from tracer.report.watch_json import write_summary
-
-        write_to_stdout(lambda file: write_summary(summary, file), None)
-        return
+    from tracer.report.watch_json import write_summary
     from tracer.report.watch_text import WatchText
 
-    write_to_stdout(lambda file: WatchText(summary, top).render(file, colour=file.isatty()), None)
+    def render(file: TextIO) -> None:
+        if as_json:
+            write_summary(summary, file)
+        else:
+            WatchText(summary, top).render(file, colour=file.isatty())
+
+    write_to_stdout(render)
 
 
 def _draw(summary: WatchSummary, picture: ChartFile | None) -> None:

@@ -14,7 +14,10 @@ from rich.text import Text
 
 from tracer.model.live import LiveStack, LiveState
 from tracer.report.safe import Column, Page
-from tracer.report.screen import HELD, KeyReader, ScreenView, View, can_move_cursor
+from tracer.report.screen import HELD, ScreenView, can_move_cursor
+from tracer.report.screen import GuardedView as GuardedView
+from tracer.report.screen import KeyReader as KeyReader
+from tracer.report.screen import View as AnyView
 from tracer.units import human_bytes, human_count, human_rate, human_seconds, plural
 
 _BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
@@ -32,8 +35,10 @@ _HELP = (
 )
 _SORTS = ("bytes", "blocks", "rate")
 
+View = AnyView[LiveState]
 
-def open_view(stdout: TextIO, stderr: TextIO, environ: Mapping[str, str]) -> View[LiveState]:
+
+def open_view(stdout: TextIO, stderr: TextIO, environ: Mapping[str, str]) -> View:
     """The full-screen view if standard output is a terminal that can move its cursor, else lines on stderr."""
     if can_move_cursor(stdout, environ):
         console = Console(file=stdout, highlight=False, markup=False, emoji=False)
