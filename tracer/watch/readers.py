@@ -82,10 +82,10 @@ class ProcReaders:
         self._maps_fd = -1
         self._residency: Residency | None = None
         self._seconds = 0.0
-        self._open()
+        self._open(_open_maps(pid))
 
-    def _open(self) -> None:
-        self._maps_fd = _open_maps(self._pid)
+    def _open(self, maps_fd: int) -> None:
+        self._maps_fd = maps_fd
         with contextlib.suppress(MemtraceError):
             self._residency = Residency(self._pid)
 
@@ -110,8 +110,9 @@ class ProcReaders:
         with target_errors(self._pid, "maps"):
             if os.pread(self._maps_fd, 1, 0):
                 return False
+        fresh = _open_maps(self._pid)  # raises TargetError where it is no exec but the end
         self.close()
-        self._open()
+        self._open(fresh)
         return True
 
     def maps(self) -> tuple[Vma, ...]:

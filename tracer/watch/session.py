@@ -34,6 +34,7 @@ from tracer.watch.meter import ReadMeter
 from tracer.watch.readers import Readers
 
 _POLL_SECONDS = 0.1
+_PROCESS_ENDED = "the process ended"
 _MAX_LOOKS = 240
 # The limits of cgroups move slowly; memory.stat of a large machine takes milliseconds.
 _LIMITS_MAX_AGE = 5.0
@@ -125,7 +126,8 @@ class WatchSession:
 
     def _follow(self, view: View[WatchState]) -> str:
         """Look at every interval; returns in words what ended it."""
-        due = self._began + self._options.interval
+        began = self._began  # an exec begins the books anew, but not the duration
+        due = began + self._options.interval
         while True:
             self._life.wait(min(_POLL_SECONDS, max(0.0, due - self._clock())))
             if reason := self._stop_requested():
@@ -133,16 +135,16 @@ class WatchSession:
             if view.poll():
                 return "the key q"
             if self._life.has_ended:
-                return "the process ended"
+                return _PROCESS_ENDED
             now = self._clock()
-            if self._options.duration is not None and now - self._began >= self._options.duration:
+            if self._options.duration is not None and now - began >= self._options.duration:
                 return "the duration was over"
             if now >= due:
                 due = max(due + self._options.interval, now)
                 try:
                     self._look(view)
                 except TargetError:
-                    return "the process ended"
+                    return _PROCESS_ENDED
                 except PrivilegeError as error:
                     return f"{error.cause} any more"
 
@@ -174,10 +176,10 @@ class WatchSession:
                 view.update(self._state())
         except MemtraceError:
             pass  # it ended, or became another user's, since the last look
-        if self._life.has_ended:
+        if self._life.has_ended or ended == _PROCESS_ENDED:
             age = self._clock() - self._began - self._looks.items()[-1].seconds
             self._note(f"the process has ended: the last look was {human_seconds(age)} before")
-            return "the process ended"
+            return _PROCESS_ENDED
         return ended
 
     def _state(self) -> WatchState:
