@@ -28,7 +28,7 @@ from tracer.options import Options
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 1 << 22  # one more than the highest pid there can be (include/linux/threads.h)
-HEAVY = ("bcc", "rich", "capstone", "numpy", "tracer.session", "tracer.report.text", "tracer.report.live")
+HEAVY = ("bcc", "rich", "capstone", "numpy", "matplotlib", "tracer.session", "tracer.watch", "tracer.report.live")
 
 
 @dataclass(frozen=True)

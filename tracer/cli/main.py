@@ -13,6 +13,7 @@ from tracer import __version__
 from tracer.cli.attach import attach
 from tracer.cli.doctor import doctor
 from tracer.cli.ps import ps
+from tracer.cli.watch import watch
 from tracer.errors import EXIT_CANNOT_TRACE, EXIT_USAGE, MemtraceError
 from tracer.report.safe import printable
 
@@ -39,12 +40,14 @@ def cli() -> None:
     \b
     memtrace PID            trace until Ctrl-C: live view, then the report
     memtrace attach PID     the same; its options: memtrace attach --help
+    memtrace watch PID      growth by class and VMA, from /proc alone
     memtrace ps             memory of all processes: PSS, USS, swap; by user, ...
     memtrace doctor [PID]   what this machine allows, and what to do about it
     """
 
 
 cli.add_command(attach)
+cli.add_command(watch)
 cli.add_command(ps)
 cli.add_command(doctor)
 

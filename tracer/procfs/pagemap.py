@@ -35,6 +35,11 @@ class Residency:
         """True where the kernel has PAGEMAP_SCAN (6.7); else each GiB of address space costs 2 MiB of reading."""
         return self._scanner.has_ioctl
 
+    @property
+    def kernel_ns(self) -> int:
+        """Nanoseconds that the kernel has walked the target's page tables for this object so far."""
+        return self._scanner.kernel_ns
+
     def resident_runs(self, start: int, end: int) -> list[tuple[int, int]]:
         """The resident parts of a page-aligned address range as (start, end), ascending, none adjacent."""
         runs: list[tuple[int, int]] = []
