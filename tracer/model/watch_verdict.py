@@ -16,14 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tracer.model.history import MIN_POINTS, MIN_SECONDS, STILL_GROWING_SHARE
+from tracer.model.history import MIN_POINTS, STILL_GROWING_SHARE
+from tracer.model.rates import MIN_RATE, MIN_SECONDS
 from tracer.model.slope import Slope, fit_slope
 from tracer.model.watch import MemoryLimit, Projection, WatchKind, WatchVerdict
 from tracer.units import human_bytes, human_rate, human_seconds, plural
 
 _MIN_GROWTH = 1 << 20
 _MIN_SHARE = 0.01
-_MIN_RATE = (256 << 10) / 60
 # Beyond this (seconds) a projection says nothing: no process goes on so long in the same way.
 _MAX_PROJECTION = 365 * 86_400
 
@@ -87,7 +87,7 @@ def _kind(findings: WatchFindings, slope: Slope | None) -> WatchKind:
     if findings.looks < MIN_POINTS or findings.seconds < MIN_SECONDS or slope is None:
         return "unknown"
     first, growth = findings.points[0][1], findings.growth
-    slow = growth < _MIN_SHARE * first and growth < _MIN_RATE * findings.seconds
+    slow = growth < _MIN_SHARE * first and growth < MIN_RATE * findings.seconds
     if growth < _MIN_GROWTH or slow or (not slope.is_positive and _was_lost_again(findings)):
         return "not-growing"
     if findings.gain_of_last_third < STILL_GROWING_SHARE * growth:
