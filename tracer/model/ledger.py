@@ -87,8 +87,8 @@ def close_books(
     """Split the growth between two snapshots.
 
     ``survivors`` is set where the malloc probes were off for a time: then what the allocator's memory grew by beyond
-    the live blocks may be live, too. ``owners`` maps stacks of page faults to the allocating stacks that they belong to;
-    None for one whose blocks come and go.
+    the live blocks may be live, too. ``owners`` maps stacks of page faults to the allocating stacks that they belong
+    to; None for one whose blocks come and go.
 
     ``classes`` and ``start_classes`` map the start address of each VMA of the end and of the start snapshot to its
     class. ``tracker`` was seeded from the start snapshot. ``resident`` tells which pages were resident at the end.
