@@ -27,6 +27,8 @@
 #define SYSCALL_ARG3(regs) ((regs).r10)
 #define SYSCALL_ARG4(regs) ((regs).r8)
 #define SYSCALL_ARG5(regs) ((regs).r9)
+#define SYSCALL_NUMBER(regs) ((regs).orig_ax)
+#define SYSCALL_RESULT(regs) ((regs).ax)
 #define USER_IP(regs) ((regs).ip)
 #define USER_SP(regs) ((regs).sp)
 #define USER_FP(regs) ((regs).bp)
@@ -49,6 +51,8 @@
 #define SYSCALL_ARG3(regs_) ((regs_).regs[3])
 #define SYSCALL_ARG4(regs_) ((regs_).regs[4])
 #define SYSCALL_ARG5(regs_) ((regs_).regs[5])
+#define SYSCALL_NUMBER(regs_) ((regs_).regs[8])
+#define SYSCALL_RESULT(regs_) ((regs_).regs[0])
 #define USER_IP(regs_) ((regs_).pc)
 #define USER_SP(regs_) ((regs_).sp)
 #define USER_FP(regs_) ((regs_).regs[29])
@@ -67,7 +71,6 @@ enum counter {
 	COUNT_RSS_EVENTS,          /* changes of the RSS counters seen */
 	COUNT_FAULT_STACKS,        /* page faults whose stack was taken */
 	COUNT_FAULTS_IN_RUN,       /* page faults that were given the stack of the page before */
-	COUNT_SYSCALLS,            /* system calls of the target that passed the tracepoints */
 	COUNT_FAULTS,              /* page faults of the target seen */
 	COUNT_FORKS,               /* child processes made by the target (they are not traced) */
 	COUNT_THREADS,             /* threads made by the target */

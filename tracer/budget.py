@@ -41,12 +41,11 @@ class Load:
     sampled: float = 0.0
     faults: float = 0.0
     fault_stacks: float = 0.0
-    syscalls: float = 0.0
 
     @property
     def cost(self) -> float:
         """All of it."""
-        return self.malloc + self.faults + self.syscalls
+        return self.malloc + self.faults
 
     def __add__(self, other: Load) -> Load:
         return Load(*(getattr(self, name) + getattr(other, name) for name in _LOAD_FIELDS))

@@ -27,7 +27,6 @@ from tracer.probes.tracepoints import rss_stat_event_id
 _ROUNDS = 5
 _CALLS = 400
 _STEPPED_CALLS = 100
-_SYSCALLS = 2000
 _PAGES = 256
 _MAX_ANSWER = 1 << 12
 
@@ -36,8 +35,6 @@ _EMULATED = bytes.fromhex("55 5d c3")  # push %rbp; pop %rbp; ret
 _STEPPED = bytes.fromhex("48 85 ff c3")  # test %rdi,%rdi; ret
 # call(count, function): push %rbx; push %r12; mov %rdi,%rbx; mov %rsi,%r12; 1: call *%r12; dec %rbx; jne 1b; ...
 _CALL_LOOP = bytes.fromhex("53 41 54 48 89 fb 49 89 f4 41 ff d4 48 ff cb 75 f8 41 5c 5b c3")
-# getppid(count): push %rbx; mov %rdi,%rbx; 1: mov $110,%eax; syscall; dec %rbx; jne 1b; pop %rbx; ret
-_SYSCALL_LOOP = bytes.fromhex("53 48 89 fb b8 6e 00 00 00 0f 05 48 ff cb 75 f4 5b c3")
 # touch(count, address): 1: movb $1,(%rsi); add $4096,%rsi; dec %rdi; jne 1b; ret
 _TOUCH_LOOP = bytes.fromhex("c6 06 01 48 81 c6 00 10 00 00 48 ff cf 75 f1 c3")
 _SPACING = 64
@@ -49,14 +46,13 @@ class TrapCosts:
 
     ``entry``: a uprobe on an instruction that the kernel emulates; ``skipped``: the same with the return probe
     suppressed (where there are no sessions: not suppressed); ``returned``: entry and return; ``stepped``: a uprobe
-    on any other instruction. ``syscall`` and ``fault``: what the tracepoints on these add.
+    on any other instruction. ``fault``: what the tracepoints on page faults and RSS counters add to one.
     """
 
     entry: float = 800.0
     skipped: float = 880.0
     returned: float = 1400.0
     stepped: float = 9000.0
-    syscall: float = 150.0
     fault: float = 500.0
     measured: bool = False
 
@@ -127,30 +123,29 @@ def measure() -> TrapCosts:
     costs["skipped"] = code.time_calls(2, _CALLS) - base
     costs["returned"] = code.time_calls(3, _CALLS) - base
     costs["stepped"] = code.time_calls(4, _STEPPED_CALLS) - base
-    costs["syscall"], costs["fault"] = _tracepoint_costs(code)
+    costs["fault"] = _fault_cost(code)
     return TrapCosts(**{name: round(max(value, 0.0), 1) for name, value in costs.items()}, measured=True)
 
 
-def _tracepoint_costs(code: _Code) -> tuple[float, float]:
-    """What empty programs on system calls and on page faults add; attached for some milliseconds."""
-    quiet = code.time_syscalls(), code.time_faults()
+def _fault_cost(code: _Code) -> float:
+    """What empty programs on page faults and RSS counters add to a fault; attached for some milliseconds."""
+    quiet = code.time_faults()
     raw = kernel.load_program(0, kind=kernel.BPF_PROG_TYPE_RAW_TRACEPOINT)
-    held = [kernel.open_raw_tracepoint(name, raw) for name in ("sys_enter", "sys_exit", "page_fault_user")]
+    held = [kernel.open_raw_tracepoint("page_fault_user", raw)]
     with contextlib.suppress(OSError):
-        held.append(
-            kernel.open_tracepoint(kernel.load_program(0, kind=kernel.BPF_PROG_TYPE_TRACEPOINT), rss_stat_event_id())
-        )
-    traced = code.time_syscalls(), code.time_faults()
+        event = rss_stat_event_id()
+        held.append(kernel.open_tracepoint(kernel.load_program(0, kind=kernel.BPF_PROG_TYPE_TRACEPOINT), event))
+    traced = code.time_faults()
     for descriptor in held:
         os.close(descriptor)
-    return traced[0] - quiet[0], traced[1] - quiet[1]
+    return traced - quiet
 
 
 class _Code:
     """The page of machine code: probed functions in slots 0 to 4, then the loops."""
 
     def __init__(self) -> None:
-        parts = [_EMULATED] * 4 + [_STEPPED, _CALL_LOOP, _SYSCALL_LOOP, _TOUCH_LOOP]
+        parts = [_EMULATED] * 4 + [_STEPPED, _CALL_LOOP, _TOUCH_LOOP]
         image = b"".join(part.ljust(_SPACING, b"\xcc") for part in parts)
         self._file = os.memfd_create("memtrace-calibration")
         os.write(self._file, image.ljust(mmap.PAGESIZE, b"\xcc"))
@@ -162,7 +157,7 @@ class _Code:
             raise OSError(ctypes.get_errno(), "cannot map code")
         self._base = int(address)
         loop = ctypes.CFUNCTYPE(None, ctypes.c_long, ctypes.c_void_p)
-        self._call, self._getppid, self._touch = (loop(self._base + slot * _SPACING) for slot in (5, 6, 7))
+        self._call, self._touch = (loop(self._base + slot * _SPACING) for slot in (5, 6))
 
     def link(self, program: int, slot: int, *, session: bool = False) -> int:
         """Put a program on the function in a slot."""
@@ -181,10 +176,6 @@ class _Code:
         """Nanoseconds of a call of the function in a slot."""
         target = self._base + slot * _SPACING
         return _best(lambda: self._call(calls, target)) / calls
-
-    def time_syscalls(self) -> float:
-        """Nanoseconds of a getppid."""
-        return _best(lambda: self._getppid(_SYSCALLS, None)) / _SYSCALLS
 
     def time_faults(self) -> float:
         """Nanoseconds of touching a fresh page."""

@@ -156,7 +156,6 @@ class Throttle:
             sampled=of_samples / 1e9,
             faults=of_faults / 1e9,
             fault_stacks=of_stacks / 1e9,
-            syscalls=passed["syscalls"] * traps.syscall / 1e9,
         )
 
     def _time_programs(self, now: float, counters: dict[str, int]) -> None:

@@ -108,6 +108,7 @@ def tagged(names: list[str]) -> Report:
         ),
     )
     kind, cause = name(), name()
+    path = name().replace("\0", "0").encode("utf-8", "surrogatepass")
     return sample_report(
         command=name(),
         ended=name(),
@@ -115,7 +116,7 @@ def tagged(names: list[str]) -> Report:
         stacks=(evil,),
         classes=(ClassGrowth(kind, 0, MIB, MIB), ClassGrowth("class:" + name(), 5, 5, 0)),
         ledger=(LedgerRow(kind, "live", evil.id, MIB), LedgerRow("other:" + name(), "cause:" + cause, None, 7)),
-        vmas=(VmaGrowth(vma(4096, 8192, b"/" + name().replace("\0", "0").encode("utf-8", "surrogatepass")), kind, MIB, 4096),),
+        vmas=(VmaGrowth(vma(4096, 8192, b"/" + path), kind, MIB, 4096),),
         probed=(name(), name()),
         losses={name(): 3},
         notes=(name(),),

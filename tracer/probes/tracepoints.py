@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from threading import Thread
 
 from tracer.errors import KernelError
 from tracer.model.report import RssSource
@@ -13,13 +15,17 @@ from tracer.probes.program import Program
 
 # What must be there. Exit before enter: a call whose exit is traced but not its enter is ignored; the other way round
 # its thread would look as if it were still inside.
+RAW_CALLS = {"sys_exit": "on_sys_exit", "sys_enter": "on_sys_enter"}
 RAW_TRACEPOINTS = {
-    "sys_exit": "on_sys_exit",
-    "sys_enter": "on_sys_enter",
     "sched_process_exec": "on_exec",
     "task_newtask": "on_new_task",
     "sched_process_exit": "on_thread_exit",
 }
+# The calls that bpf/vma.bpf.c knows.
+_MEMORY_CALLS = (
+    *("mmap", "munmap", "mremap", "brk", "madvise", "mprotect", "pkey_mprotect"),
+    *("shmat", "shmdt", "remap_file_pages", "io_setup", "io_destroy"),
+)
 FAULT_TRACEPOINTS = ("page_fault_user", "page_fault_kernel")
 # Offsets and sizes that `struct rss_stat_args` in bpf/rss.bpf.c states.
 _RSS_STAT_FIELDS = {"mm_id": (8, 4), "curr": (12, 4), "member": (16, 4), "size": (24, 8)}
@@ -27,14 +33,22 @@ _RSS_STAT_FIELDS = {"mm_id": (8, 4), "curr": (12, 4), "member": (16, 4), "size":
 
 @dataclass(slots=True)
 class Tracepoints:
-    """What is attached; ``missing`` says what the kernel lacks and what is lost by that."""
+    """What is attached; ``missing`` says what the kernel lacks and what is lost by that.
+
+    ``slow`` are those that take the kernel some 50 ms each to detach, one after the other.
+    """
 
     descriptors: list[int] = field(default_factory=list)
+    slow: list[int] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     rss_source: RssSource = "none"
 
     def close(self) -> None:
-        """Detach. Safe to call twice."""
+        """Detach; of the slow ones, the rest of the program need not wait for the end. Safe to call twice."""
+        if self.slow:
+            # No daemon: the process ends when it has.
+            Thread(target=kernel.close_all, args=(self.slow,), name="detaching").start()
+            self.slow = []
         kernel.close_all(self.descriptors)
 
 
@@ -50,7 +64,9 @@ def attach_tracepoints(program: Program, wanted: RssSource = "rss-stat") -> Trac
             attached.rss_source = "faults"
             if wanted == "rss-stat" and _attach_rss_stat(program, attached):
                 attached.rss_source = "rss-stat"
-        _attach_raw(program, attached)
+        if not _attach_memory_calls(program, attached):
+            _attach_raw(program, attached, RAW_CALLS)
+        _attach_raw(program, attached, RAW_TRACEPOINTS)
     except BaseException:
         attached.close()
         raise
@@ -89,8 +105,35 @@ def _attach_rss_stat(program: Program, attached: Tracepoints) -> bool:
     return not reason
 
 
-def _attach_raw(program: Program, attached: Tracepoints) -> None:
-    for name, function in RAW_TRACEPOINTS.items():
+def _attach_memory_calls(program: Program, attached: Tracepoints) -> bool:
+    """Attach to the events of the single system calls; False where this kernel or its tracefs does not allow it."""
+    held: list[int] = []
+    try:
+        tracefs = kernel.open_tracefs()
+        try:
+            ids = [_event_ids(tracefs, name) for name in _MEMORY_CALLS]
+        finally:
+            os.close(tracefs)
+        program.set_tail_call("unwind_tracepoint_programs", program.load("unwind_tracepoint", "TRACEPOINT"))
+        enter, leave = (program.load(name, "TRACEPOINT") for name in ("on_memory_call", "on_memory_call_end"))
+        for entry_id, exit_id in ids:
+            held.append(kernel.open_tracepoint(leave, exit_id))
+            held.append(kernel.open_tracepoint(enter, entry_id))
+    except (OSError, KernelError):
+        kernel.close_all(held)
+        return False
+    attached.slow += held
+    return True
+
+
+def _event_ids(tracefs: int, name: str) -> tuple[int, int]:
+    """The ids of the events at a system call's entry and exit. Raises OSError where the kernel has none."""
+    entry, leave = (kernel.read_at(tracefs, f"events/syscalls/sys_{side}_{name}/id") for side in ("enter", "exit"))
+    return int(entry), int(leave)
+
+
+def _attach_raw(program: Program, attached: Tracepoints, wanted: Mapping[str, str]) -> None:
+    for name, function in wanted.items():
         try:
             attached.descriptors.append(kernel.open_raw_tracepoint(name, program.load(function, "RAW_TRACEPOINT")))
         except OSError as error:
