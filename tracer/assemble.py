@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from tracer.heap.watch import HeapWatch
 from tracer.model.blocks import Blocks
 from tracer.model.faultowners import Allocating, match_faults
 from tracer.model.history import History
 from tracer.model.ledger import Books, close_books
 from tracer.model.rates import Trend
-from tracer.model.report import Overhead, Report, RssMove, RssSource, Sampling, StackGrowth, StackKind
+from tracer.model.report import HeapInside, Overhead, Report, RssMove, RssSource, Sampling, StackGrowth, StackKind
 from tracer.model.resident import ResidentPages
 from tracer.model.selfcheck import discrepancy
 from tracer.model.survival import Survivors, Window, estimate_survivors
@@ -59,6 +60,7 @@ class Evidence:
     overhead: Overhead
     rss_source: RssSource = "rss-stat"
     changes_complete: bool = False
+    heap: HeapWatch | None = None
     sampling: Sampling = field(default_factory=Sampling)
     # Where the malloc probes were off for a time: the windows in which they were in, and the blocks from before a gap.
     windows: tuple[Window, ...] = ()
@@ -81,7 +83,10 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         faults_are_estimates=evidence.rss_source == "faults",
         survivors=survivors,
         owners=owners,
+        start_heap=evidence.heap.start_shares if evidence.heap else None,
+        end_heap=evidence.heap.end_shares if evidence.heap else None,
     )
+    heap = _heap(evidence, books)
     stacks = _stacks(evidence, books, book)
     outlook = evidence.history.rss_outlook(evidence.seconds, evidence.end.counters.rss)
     findings = Findings(
@@ -91,6 +96,7 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         outlook=outlook,
         ledger=books.rows,
         stacks=stacks,
+        heap=heap,
     )
     report = Report(
         pid=evidence.pid,
@@ -107,6 +113,7 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         ledger=books.rows,
         probed=evidence.probed,
         rate=outlook.whole,
+        heap=heap,
         rss_source=evidence.rss_source,
         changes=_changes(evidence.tracker) if evidence.rss_source == "rss-stat" else (),
         changes_complete=evidence.changes_complete,
@@ -126,6 +133,18 @@ def _changes(tracker: Tracker) -> tuple[RssMove, ...]:
         moved.setdefault((cause, member), [0, 0])[went] += amount
     rows = [RssMove(cause, member, grew, shrank) for (cause, member), (grew, shrank) in moved.items()]
     return tuple(sorted(rows, key=lambda row: (row.shrank - row.grew, row.cause, row.member)))
+
+
+def _heap(evidence: Evidence, books: Books) -> HeapInside | None:
+    if evidence.heap is None:
+        return None
+    kept = sum(row.bytes for row in books.rows if row.cause == "kept-by-allocator")
+    placed = {
+        usage.vma.start: usage.rss
+        for usage in evidence.end.usages
+        if evidence.blocks.within(usage.vma.start, usage.vma.end)
+    }
+    return evidence.heap.inside([name.partition(" in /")[0] for name in evidence.probed], kept, sum(placed.values()))
 
 
 def _after_gaps(evidence: Evidence, book: StackBook) -> tuple[Survivors | None, dict[int, int | None]]:

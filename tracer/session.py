@@ -20,6 +20,7 @@ from tracer.attachment import Attachment
 from tracer.budget import Budget
 from tracer.calibration import TrapCosts
 from tracer.errors import MemtraceError, TargetError
+from tracer.heap.watch import HeapWatch
 from tracer.interim import Findings, interim_report
 from tracer.model.classes import dominant_classes
 from tracer.model.events import Attached, Mapped, VmaEvent
@@ -27,7 +28,7 @@ from tracer.model.history import History, Point
 from tracer.model.live import LiveState
 from tracer.model.report import Overhead, OverheadStep, Report, Sampling
 from tracer.model.resident import ResidentPages
-from tracer.model.survival import KnownBlocks, Verify, probed_share, sort_out
+from tracer.model.survival import KnownBlocks, probed_share, sort_out
 from tracer.model.tracker import Tracker
 from tracer.model.vma import Snapshot
 from tracer.options import Options
@@ -66,8 +67,7 @@ class Session:
     """Traces one process with a program compiled for it, which it closes.
 
     ``say`` receives lines for the user while it runs; ``stop_requested`` ends it, saying what did. ``traps`` tells what
-    a trap costs here, ``verify`` which blocks the allocator itself still has for live; ``on_tick`` is called at each
-    interval and at the end.
+    a trap costs here; ``on_tick`` is called at each interval and at the end.
     """
 
     def __init__(
@@ -80,7 +80,6 @@ class Session:
         say: Callable[[str], None],
         stop_requested: Callable[[], str | None],
         traps: Callable[[], TrapCosts] = TrapCosts,
-        verify: Verify | None = None,
         on_tick: OnTick | None = None,
     ) -> None:
         self._target = target
@@ -89,7 +88,7 @@ class Session:
         self._say = say
         self._stop_requested = stop_requested
         self._on_tick = on_tick
-        self._verify = verify
+        self._heap = HeapWatch(target.pid)
         self._attachment = Attachment(program, holder, target.pid, sizes, say, options.rss_source)
         budget = Budget(options.max_overhead, options.sample_bytes)
         self._throttle = Throttle(program, self._attachment, target.pid, budget, traps)
@@ -149,6 +148,7 @@ class Session:
 
     def _window_start(self, plan: SnapshotPlan | None = None) -> None:
         self._start: Snapshot = take_snapshot(self._target.pid, plan=plan, max_smaps_seconds=_MAX_SNAPSHOT_SECONDS)
+        self._heap.look_at_start(self._start.usages)
         self._start_classes = self._classes_of(self._start)
         self._latest = self._start
         self._latest_classes = self._start_classes
@@ -362,6 +362,8 @@ class Session:
         self._throttle.stop()
         end = self._end_snapshot()
         resident = self._resident_pages(end)
+        if not self._handle.has_ended:
+            self._heap.look_at_end(end.usages)
         self._program.consume()
         self._attachment.detach()
         self._tracker.add_rss(consumer.drain_rss(self._program))
@@ -400,6 +402,7 @@ class Session:
             windows=tuple(self._throttle.windows),
             notes=[*self._attachment.notes, *self._attachment.failures],
             rss_source=self._attachment.rss_source,
+            heap=self._heap,
             changes_complete=self._saw_all_changes(end, counters),
             overhead=Overhead(
                 target_share=self._throttle.target_share,
@@ -430,7 +433,7 @@ class Session:
         blocks = consumer.read_live(self._program, self._epoch)
         if not self._throttle.budget.ever_off:
             return KnownBlocks(blocks)
-        return sort_out(blocks, self._throttle.windows, now, self._verify)
+        return sort_out(blocks, self._throttle.windows, now, self._heap.live_at)
 
     def _sampling(self) -> Sampling:
         steps = self._throttle.budget.steps

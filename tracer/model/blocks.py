@@ -107,6 +107,14 @@ class Blocks:
                 total.add(self.sizes[i], self.chances[i])
         return total.error
 
+    def rounding(self, indices: range) -> int:
+        """What glibc adds to these blocks so that their usable sizes are 24, 40, 56, ... (malloc.c, request2size)."""
+        total = 0.0
+        for i in indices:
+            size = self.sizes[i]
+            total += (max(size + 23 & ~15, 32) - 8 - size) * blocks_for(self.chances[i])
+        return round(total)
+
     def oldest_by_stack(self) -> dict[int, int]:
         """The earliest allocation time of each stack's live blocks."""
         oldest: dict[int, int] = {}

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tracer.model.blocks import Blocks
+from tracer.model.heap_share import HeapShare
 from tracer.model.report import ClassGrowth, LedgerRow, VmaGrowth
 from tracer.model.resident import ResidentPages
 from tracer.model.selfcheck import BETWEEN_READS
@@ -85,8 +86,13 @@ def close_books(
     faults_are_estimates: bool = False,
     survivors: Survivors | None = None,
     owners: Mapping[int, int | None] | None = None,
+    start_heap: Mapping[int, HeapShare] | None = None,
+    end_heap: Mapping[int, HeapShare] | None = None,
 ) -> Books:
     """Split the growth between two snapshots.
+
+    ``start_heap`` and ``end_heap`` tell what walks over malloc's heap found in the VMAs, by their start: with both,
+    what the allocator keeps is known and not only inferred.
 
     ``survivors`` is set where the malloc probes were off for a time: then what the allocator's memory grew by beyond
     the live blocks may be live, too. ``owners`` maps stacks of page faults to the allocating stacks that they belong
@@ -100,6 +106,7 @@ def close_books(
         start, end, classes, start_classes, tracker, blocks, resident, allocators_traced, faults_are_estimates
     )
     books.survivors, books.owners = survivors, owners or {}
+    books.heaps = (start_heap, end_heap) if start_heap is not None and end_heap is not None else None
     return books.close()
 
 
@@ -121,6 +128,7 @@ class _Bookkeeper:
         self._estimate = [0, 0]
         self.survivors: Survivors | None = None
         self.owners: Mapping[int, int | None] = {}
+        self.heaps: tuple[Mapping[int, HeapShare], Mapping[int, HeapShare]] | None = None
         self._start = start
         self._end = end
         self._classes = classes
@@ -258,7 +266,7 @@ class _Bookkeeper:
         """Live blocks by stack, and what the allocator keeps beyond them; returns what was booked."""
         grown = sum(part.resident for part in parts)
         grown -= sum(self._start_rss[part.origin] for part in parts if part.origin in seeds)
-        live = error = 0
+        live = error = rounding = 0
         # A block may begin in one part and end in the next: the heap grows by pieces.
         for start, end in _joined(range_ for part in parts for range_ in part.ranges):
             for stack, amount in self._live_resident(usage, start, end).items():
@@ -266,7 +274,11 @@ class _Bookkeeper:
                 self._resident[("live", stack)] += amount
                 live += amount
             error += self._blocks.error(self._blocks.within(start, end))
+            rounding += self._blocks.rounding(self._blocks.within(start, end)) if self.heaps else 0
         rest = grown - live
+        share = self._heap_growth(usage, parts, seeds)
+        if share is not None:
+            rest -= self._book_heap(vma_class, share, min(rounding, max(rest, 0)))
         # Estimates may exceed what is there by chance; what exceeds it by more lies in memory from before the window.
         too_much = min(max(-rest, 0), error)
         self._accounts.book(vma_class, "sampling", -too_much)
@@ -274,8 +286,32 @@ class _Bookkeeper:
         if self.survivors is not None and rest > 0:
             self._book_unverified(vma_class, parts, rest)
             return grown
+        if share is not None:
+            # What was in use before the window: touched only now, or (negative) freed in it.
+            self._accounts.book(vma_class, "before-attach", rest)
+            return grown
         self._accounts.book(vma_class, "kept-by-allocator" if rest > 0 else "reused", rest)
         return grown
+
+    def _heap_growth(self, usage: VmaUsage, parts: Sequence[_Part], seeds: Sequence[int]) -> HeapShare | None:
+        """What malloc's free memory and its headers grew by in a VMA; None where its heap was not read."""
+        if self.heaps is None:
+            return None
+        start, end = self.heaps
+        before = HeapShare()
+        known = usage.vma.start in end
+        for part in parts:
+            vma = self._tracker.origins[part.origin].vma
+            if part.origin in seeds and vma is not None and vma.start in start:
+                before += start[vma.start]
+                known = True
+        return end.get(usage.vma.start, HeapShare()) - before if known else None
+
+    def _book_heap(self, vma_class: str, share: HeapShare, rounding: int) -> int:
+        """Free memory and headers, as the walks found them; returns what was booked."""
+        self._accounts.book(vma_class, "freed" if share.kept > 0 else "reused", share.kept)
+        self._accounts.book(vma_class, "metadata", share.overhead + rounding)
+        return share.kept + share.overhead + rounding
 
     def _book_unverified(self, vma_class: str, parts: Sequence[_Part], rest: int) -> None:
         """What grew while the malloc probes were off, by what their windows and the page faults meanwhile tell.

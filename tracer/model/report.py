@@ -137,6 +137,37 @@ class RssMove:
 
 
 @dataclass(frozen=True, slots=True)
+class HeapState:
+    """What an allocator's heap holds, in bytes; what is resident, but for ``live``: usable bytes of blocks in use.
+
+    ``kept`` is free memory that it has not given back, ``returnable`` what of it malloc_trim(0) would give back,
+    ``overhead`` headers and tables, ``mapped`` blocks mapped one by one.
+    """
+
+    live: int
+    kept: int
+    returnable: int
+    overhead: int
+    mapped: int
+    arenas: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeapInside:
+    """The inside of the heap at both ends, where it could be read; what that means, and what helps.
+
+    ``reason`` says why a state is missing or not certain, ``finding`` is a sentence, ``remedies`` name what helps.
+    """
+
+    allocator: str
+    start: HeapState | None = None
+    end: HeapState | None = None
+    reason: str | None = None
+    finding: str | None = None
+    remedies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """Mean distance of samples in bytes; 1 and exact: every allocation was seen."""
 
@@ -196,6 +227,7 @@ class Report:
     sampling: Sampling = field(default_factory=Sampling)
     rate: Rate | None = None
     rss_source: RssSource = "rss-stat"
+    heap: HeapInside | None = None
     changes: tuple[RssMove, ...] = ()
     changes_complete: bool = False
     overhead: Overhead

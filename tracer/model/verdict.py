@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from tracer.model.class_names import FILE_CLASSES, STACK_CLASSES
 from tracer.model.rates import MIN_RATE, MIN_SECONDS, Outlook, Rate
-from tracer.model.report import LedgerRow, StackGrowth, Verdict, VerdictKind
+from tracer.model.report import HeapInside, LedgerRow, StackGrowth, Verdict, VerdictKind
 from tracer.units import human_bytes, human_rate, human_seconds, percent, plural
 
 _MIN_GROWTH = 1 << 20
@@ -57,6 +57,7 @@ class Findings:
     outlook: Outlook
     ledger: Sequence[LedgerRow]
     stacks: Sequence[StackGrowth]
+    heap: HeapInside | None = None
 
     def by_cause(self, *causes: str) -> int:
         """Growth that the ledger books to these causes."""
@@ -82,7 +83,10 @@ class Findings:
 def judge(findings: Findings) -> Verdict:
     """Apply the rules and put the answer into one sentence."""
     kind, words = _kind(findings)
-    return Verdict(kind, f"{_growth_sentence(findings)} ({words})", _evidence(findings))
+    evidence = _evidence(findings)
+    if kind == "retention" and findings.heap is not None:
+        evidence += tuple(line for line in (findings.heap.finding, *findings.heap.remedies) if line)
+    return Verdict(kind, f"{_growth_sentence(findings)} ({words})", evidence)
 
 
 def _kind(findings: Findings) -> tuple[VerdictKind, str]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from typing import Any, TextIO
 
-from tracer.model.report import Frame, Report, StackGrowth, VmaGrowth
+from tracer.model.report import Frame, HeapInside, Report, StackGrowth, VmaGrowth
 from tracer.report.safe import escape
 
 SCHEMA = "memtrace/1"
@@ -58,6 +59,7 @@ def to_json(report: Report) -> dict[str, Any]:
             {"class": row.vma_class, "cause": row.cause, "stack": row.stack, "bytes": row.bytes}
             for row in report.ledger
         ],
+        "heap": _heap(report.heap) if report.heap else None,
         "changes": [
             {"cause": _text(row.cause), "member": row.member, "grew": row.grew, "shrank": row.shrank}
             for row in report.changes
@@ -101,6 +103,18 @@ def _rss(report: Report) -> dict[str, int | float | None]:
         "swap": end.swap - start.swap,
         "rate": report.rate.mean if report.rate else None,
         "rate_error": report.rate.error if report.rate else None,
+    }
+
+
+def _heap(heap: HeapInside) -> dict[str, Any]:
+    """The heap's inside; a state that could not be read is null."""
+    return {
+        "allocator": _text(heap.allocator),
+        "start": asdict(heap.start) if heap.start else None,
+        "end": asdict(heap.end) if heap.end else None,
+        "reason": _text_or_none(heap.reason),
+        "finding": _text_or_none(heap.finding),
+        "remedies": [_text(line) for line in heap.remedies],
     }
 
 
