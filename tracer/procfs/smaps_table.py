@@ -136,10 +136,8 @@ class _SmapsParser:
 
     def _are_regular(self, heads: list[bytes], before: int) -> bool:
         """True where each head is two lines, and the bodies that came up for the first time have the usual form."""
-        if any([head.count(b"\n") != 1 for head in heads]):
-            return False
         new = islice(reversed(self._bodies), len(self._bodies) - before)
-        return all([skeleton(body) == self._skeleton for body in new])
+        return {head.count(b"\n") for head in heads} == {1} and set(map(skeleton, new)) <= {self._skeleton}
 
     def _add_by_line(self, piece: bytes) -> None:
         """A piece of any form: fields may follow the flags, a block may have no flags, there may be several blocks."""

@@ -1,0 +1,142 @@
+"""The class of each VMA of a process, and the threads whose stacks they hold.
+
+``_classify`` is the one place where this view asks for classes. Those of a capture were found on the machine that it is
+of, where the memory could be read.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tracer.errors import MemtraceError
+from tracer.maps.process import Thread
+from tracer.model.classes import ANONYMOUS, THREAD_STACK, ReadMemory, classify_all
+from tracer.model.coded import Coded, Numbers
+from tracer.model.vma import Vma
+from tracer.procfs.capture import CaptureSource
+from tracer.procfs.memory import MemoryReader
+from tracer.procfs.pagemap import Residency
+from tracer.procfs.source import LiveSource, ProcSource
+from tracer.procfs.vma_table import VmaTable
+
+# A process with more VMAs than this has few kinds of them (10 us each would be too much), and of those that only
+# their memory tells apart, as many are looked into as ``_MAX_LOOKS``: those with the most memory.
+_MANY = 5000
+_MAX_LOOKS = 1000
+
+_Row = tuple[Vma, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classes:
+    """Classes row by row; threads by the start of the VMA; and how many VMAs were not looked into."""
+
+    names: Coded[str]
+    threads: Mapping[int, tuple[Thread, ...]] = field(default_factory=dict)
+    not_looked_into: int = 0
+
+
+def classes_of(source: ProcSource, pid: int, table: VmaTable) -> Classes:
+    """The classes of a process's VMAs; never raises for a process that has ended or may not be looked into."""
+    if isinstance(source, CaptureSource):
+        kept = source.classes(pid)
+        if kept is not None and len(kept.ids) == len(table):
+            threads = {start: tuple(Thread(*row) for row in rows) for start, rows in kept.threads.items()}
+            return Classes(Coded(kept.ids, kept.names), threads)
+    is_live = isinstance(source, LiveSource)
+    with _memory(pid) if is_live else _no_memory() as memory:
+        classes = _of_all(table, memory) if len(table) <= _MANY else _of_kinds(table, memory)
+    if not is_live or THREAD_STACK not in classes.names.values:
+        return classes
+    return Classes(classes.names, _stack_owners(source, pid, table, classes.names), classes.not_looked_into)
+
+
+def _classify(rows: Sequence[_Row], read_memory: ReadMemory | None) -> dict[int, str]:
+    """The start of each VMA to its class."""
+    return classify_all(rows, read_memory)
+
+
+@contextmanager
+def _memory(pid: int) -> Iterator[ReadMemory | None]:
+    """The process's memory, of which only what is resident is read; None where it may not be read."""
+    try:
+        residency = Residency(pid)
+    except MemtraceError:
+        yield None
+        return
+    with residency, MemoryReader(pid, residency) as memory:
+        yield memory
+
+
+@contextmanager
+def _no_memory() -> Iterator[None]:
+    yield None
+
+
+def _of_all(table: VmaTable, memory: ReadMemory | None) -> Classes:
+    classes = _classify([(table.vma(row), table.flags[row]) for row in range(len(table))], memory)
+    return Classes(Coded.of([classes[start] for start in table.starts]))
+
+
+def _of_kinds(table: VmaTable, memory: ReadMemory | None) -> Classes:
+    """Classes by the first VMA of each kind (attributes and flags), and by a look where these leave it open."""
+    kinds = Numbers[tuple[int, int]]()
+    ids = [kinds[kind] for kind in zip(table.attributes.ids, table.flags.ids, strict=True)]
+    names = Numbers[str]()
+    first = dict(zip(reversed(ids), reversed(range(len(ids))), strict=True))
+    by_kind: list[int] = []
+    open_kinds: set[int] = set()
+    for kind in range(len(kinds)):
+        row = first[kind]
+        vma = table.vma(row)
+        name = _classify([(vma, table.flags[row])], None)[vma.start]
+        by_kind.append(names[name])
+        if name == ANONYMOUS and vma.perms == "rw-p":
+            open_kinds.add(kind)
+    rows = [by_kind[kind] for kind in ids]
+    candidates = [row for row, kind in enumerate(ids) if kind in open_kinds]
+    if memory is None:
+        return Classes(Coded(rows, list(names)))
+    looked_into = _most_resident(table, candidates)
+    around = sorted({near for row in looked_into for near in (row - 1, row, row + 1) if 0 <= near < len(table)})
+    classes = _classify([(table.vma(row), table.flags[row]) for row in around], memory)
+    for row in looked_into:
+        rows[row] = names[classes[table.starts[row]]]
+    return Classes(Coded(rows, list(names)), not_looked_into=len(candidates) - len(looked_into))
+
+
+def _most_resident(table: VmaTable, rows: list[int]) -> list[int]:
+    if "Rss" not in table.size_names:
+        return rows[:_MAX_LOOKS]
+    rss = table.sizes("Rss")
+    return sorted(rows, key=lambda row: rss[row] or 0, reverse=True)[:_MAX_LOOKS]
+
+
+def _stack_owners(
+    source: ProcSource, pid: int, table: VmaTable, classes: Coded[str]
+) -> dict[int, tuple[Thread, ...]]:
+    """The threads whose stack pointer is in a thread stack; a thread that is running just now does not show it.
+
+    proc(5), /proc/PID/task/TID/syscall: the last two words are the stack pointer and the program counter.
+    """
+    owners: dict[int, tuple[Thread, ...]] = {}
+    try:
+        tids = source.threads(pid)
+    except MemtraceError:
+        return owners
+    for tid in tids:
+        try:
+            words = source.read(pid, f"task/{tid}/syscall").split()
+            pointer = int(words[-2], 16)
+            name = source.read(pid, f"task/{tid}/comm").removesuffix(b"\n").decode("utf-8", "surrogateescape")
+        except (MemtraceError, OSError, ValueError, IndexError):
+            continue
+        row = bisect_right(table.starts, pointer) - 1
+        if row < 0 or pointer >= table.ends[row] or classes[row] != THREAD_STACK:
+            continue
+        start = table.starts[row]
+        owners[start] = (*owners.get(start, ()), Thread(tid, name))
+    return owners
