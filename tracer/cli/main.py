@@ -11,6 +11,7 @@ import click
 
 from tracer import __version__
 from tracer.cli.attach import attach
+from tracer.cli.maps import maps
 from tracer.errors import EXIT_CANNOT_TRACE, EXIT_USAGE, MemtraceError
 from tracer.report.safe import printable
 
@@ -37,10 +38,12 @@ def cli() -> None:
     \b
     memtrace PID            trace until Ctrl-C: live view, then the report
     memtrace attach PID     the same; its options: memtrace attach --help
+    memtrace maps PID...    its VMAs, as pmap does: sizes, classes, every field of smaps
     """
 
 
 cli.add_command(attach)
+cli.add_command(maps)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Making a capture: what any view of processes reads, kept as the raw bytes of /proc (see ``procfs/capture_format``)."""
+"""Making a capture: what any view of processes reads, kept as the raw bytes of /proc (``procfs/capture_format``)."""
 
 from __future__ import annotations
 

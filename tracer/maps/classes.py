@@ -115,9 +115,7 @@ def _most_resident(table: VmaTable, rows: list[int]) -> list[int]:
     return sorted(rows, key=lambda row: rss[row] or 0, reverse=True)[:_MAX_LOOKS]
 
 
-def _stack_owners(
-    source: ProcSource, pid: int, table: VmaTable, classes: Coded[str]
-) -> dict[int, tuple[Thread, ...]]:
+def _stack_owners(source: ProcSource, pid: int, table: VmaTable, classes: Coded[str]) -> dict[int, tuple[Thread, ...]]:
     """The threads whose stack pointer is in a thread stack; a thread that is running just now does not show it.
 
     proc(5), /proc/PID/task/TID/syscall: the last two words are the stack pointer and the program counter.

@@ -78,7 +78,7 @@ def find_target(source: ProcSource, pid: int) -> Target | Unreadable:
             text = f"process {pid} ({status.name}) is a thread of the kernel: it has no memory of its own"
             return Unreadable(pid, "kernel thread", text)
         if status.state == "Z":
-            text = f"process {pid} ({status.name}) is a zombie: its memory is gone, its parent has not asked for its end"
+            text = f"process {pid} ({status.name}) is a zombie: its memory is gone, its parent has yet to reap it"
             return Unreadable(pid, "zombie", text)
         return Unreadable(pid, "unreadable", f"process {pid} ({status.name}) has no memory: it is ending or starting")
     except MemtraceError as error:
@@ -247,4 +247,3 @@ def _unreadable(pid: int, error: MemtraceError) -> Unreadable:
     if isinstance(error, TargetError):
         return Unreadable(pid, "gone", error.cause)
     raise error
-

@@ -26,7 +26,16 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 1
 # What zipfile and json raise for damaged input: among them NotImplementedError for a method that they do not know, and
 # RuntimeError for an encrypted member and for nesting beyond the limit of recursion.
-_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError, KeyError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+)
 
 
 class CaptureError(MemtraceError):

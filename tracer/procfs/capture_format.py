@@ -21,7 +21,9 @@ VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 CLASSES: Final = "classes.json"
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.]{0,63}"
-MEMBER = re.compile(rf"manifest\.json|system(/{_WORD}){{1,4}}|proc/(?P<pid>[0-9]{{1,10}})/(?P<name>{_WORD}(/{_WORD}){{0,3}})")
+MEMBER: Final = re.compile(
+    rf"manifest\.json|system(/{_WORD}){{1,4}}|proc/(?P<pid>[0-9]{{1,10}})/(?P<name>{_WORD}(/{_WORD}){{0,3}})"
+)
 
 # What a hostile archive may not go beyond. smaps has 700 bytes for each VMA, and compresses to a fiftieth or so.
 MAX_MEMBERS: Final = 2_000_000
@@ -100,7 +102,9 @@ def parse_manifest(document: object) -> Manifest:
         raise FormatError("it is no capture of memtrace")
     version = top.get("version")
     if version != VERSION or isinstance(version, bool):
-        raise FormatError(f"it has version {str(version)[:20]} of the format, and this memtrace reads version {VERSION}")
+        raise FormatError(
+            f"it has version {str(version)[:20]} of the format, and this memtrace reads version {VERSION}"
+        )
     return Manifest(
         memtrace=_text(top, "memtrace"),
         kernel=_text(top, "kernel"),
