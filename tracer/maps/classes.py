@@ -16,7 +16,6 @@ from tracer.maps.process import Thread
 from tracer.model.classes import ANONYMOUS, THREAD_STACK, ReadMemory, classify_all
 from tracer.model.coded import Coded, Numbers
 from tracer.model.vma import Vma
-from tracer.procfs.capture import CaptureSource
 from tracer.procfs.memory import MemoryReader
 from tracer.procfs.pagemap import Residency
 from tracer.procfs.source import LiveSource, ProcSource
@@ -41,17 +40,25 @@ class Classes:
 
 def classes_of(source: ProcSource, pid: int, table: VmaTable) -> Classes:
     """The classes of a process's VMAs; never raises for a process that has ended or may not be looked into."""
-    if isinstance(source, CaptureSource):
-        kept = source.classes(pid)
-        if kept is not None and len(kept.ids) == len(table):
-            threads = {start: tuple(Thread(*row) for row in rows) for start, rows in kept.threads.items()}
-            return Classes(Coded(kept.ids, kept.names), threads)
     is_live = isinstance(source, LiveSource)
+    if not is_live and (kept := _kept(source, pid, table)) is not None:
+        return kept
     with _memory(pid) if is_live else _no_memory() as memory:
         classes = _of_all(table, memory) if len(table) <= _MANY else _of_kinds(table, memory)
     if not is_live or THREAD_STACK not in classes.names.values:
         return classes
     return Classes(classes.names, _stack_owners(source, pid, table, classes.names), classes.not_looked_into)
+
+
+def _kept(source: ProcSource, pid: int, table: VmaTable) -> Classes | None:
+    """The classes that a capture has of these VMAs."""
+    from tracer.procfs.capture import CaptureSource
+
+    kept = source.classes(pid) if isinstance(source, CaptureSource) else None
+    if kept is None or len(kept.ids) != len(table):
+        return None
+    threads = {start: tuple(Thread(*row) for row in rows) for start, rows in kept.threads.items()}
+    return Classes(Coded(kept.ids, kept.names), threads)
 
 
 def _classify(rows: Sequence[_Row], read_memory: ReadMemory | None) -> dict[int, str]:

@@ -10,7 +10,6 @@ from tracer.errors import MemtraceError, PrivilegeError, TargetError
 from tracer.maps.classes import Classes, classes_of
 from tracer.maps.process import ProcessMaps, Reader
 from tracer.model.coded import Coded, Numbers
-from tracer.procfs.capture import CaptureSource
 from tracer.procfs.files import read_parts
 from tracer.procfs.pagemap import Residency
 from tracer.procfs.smaps import estimate_smaps_seconds
@@ -117,8 +116,8 @@ def read_process(
 def _choose(source: ProcSource, target: Target, needs: Needs, tell: Callable[[str], None]) -> tuple[Reader, int]:
     if not needs.smaps:
         return "maps", _RETRIES
-    if isinstance(source, CaptureSource):
-        return _captured_reader(source, target), 0
+    if not isinstance(source, LiveSource):
+        return _kept_reader(source, target), 0
     if needs.quick:
         return "pagemap", _RETRIES
     seconds = estimate_seconds(source, target)
@@ -132,8 +131,12 @@ def _choose(source: ProcSource, target: Target, needs: Needs, tell: Callable[[st
     return "smaps", 0
 
 
-def _captured_reader(source: CaptureSource, target: Target) -> Reader:
+def _kept_reader(source: ProcSource, target: Target) -> Reader:
     """smaps, unless it was left out of the capture for what it would have cost."""
+    from tracer.procfs.capture import CaptureSource
+
+    if not isinstance(source, CaptureSource):
+        return "smaps"
     smaps, maps = (source.has(target.pid, target.prefix + name) for name in ("smaps", "maps"))
     return "maps" if maps and not smaps else "smaps"
 
@@ -146,7 +149,7 @@ def _read(source: ProcSource, target: Target, reader: Reader, needs: Needs) -> P
     after = _status(source, pid, prefix)
     if not len(table):
         raise TargetError(f"process {pid} does not exist or has ended")
-    torn = source.process(pid).torn if isinstance(source, CaptureSource) else is_torn(table, before, after)
+    torn = is_torn(table, before, after) if isinstance(source, LiveSource) else _was_torn(source, pid)
     found = classes_of(source, pid, table) if needs.classes else Classes(Coded([0] * len(table), [""]))
     notes = []
     if found.not_looked_into:
@@ -168,6 +171,13 @@ def _read(source: ProcSource, target: Target, reader: Reader, needs: Needs) -> P
         torn,
         tuple(notes),
     )
+
+
+def _was_torn(source: ProcSource, pid: int) -> bool:
+    """What the maker of a capture found: it saw the status before and after."""
+    from tracer.procfs.capture import CaptureSource
+
+    return isinstance(source, CaptureSource) and source.process(pid).torn
 
 
 def read_table(source: ProcSource, pid: int, prefix: str, reader: Reader) -> VmaTable:

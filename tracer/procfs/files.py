@@ -37,7 +37,7 @@ def read_file(pid: int, name: str) -> bytes:
         return file.read()
 
 
-def read_parts(pid: int, name: str, size: int = 256 << 10) -> Iterator[bytes]:
+def read_parts(pid: int, name: str, size: int = 64 << 10) -> Iterator[bytes]:
     """The content of /proc/``pid``/``name`` in parts of about ``size`` bytes, for files of tens of megabytes.
 
     Raises as ``read_file``, when it is iterated.

@@ -4,30 +4,28 @@ A file is cut at ``\nVmFlags:``; each piece then is the flags of one block, the 
 In all blocks the fields have the same length and the same places, unless a number has more than eight digits, so that
 a piece is divided from its end. Equal fields are kept once. Pieces of another form are read line by line.
 
-The data comes in parts of 256 KiB, whose copies stay in the processor's cache. Without numpy: its import takes longer
+The data comes in parts of 64 KiB, whose copies stay in the processor's cache. Without numpy: its import takes longer
 (45-110 ms) than it would save (20 ms for 60,000 VMAs).
 """
 
 from __future__ import annotations
 
-import binascii
-import sys
-from array import array
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from tracer.model.coded import Coded, Numbers
 from tracer.procfs.block_layout import BlockFields, skeleton
-from tracer.procfs.maps import HeaderParser
+from tracer.procfs.header_columns import HeaderColumns
 from tracer.procfs.smaps_fields import parse_flags
-from tracer.procfs.vma_table import Attributes, VmaTable
+from tracer.procfs.vma_table import VmaTable
 
-PART = 256 << 10
+# Below malloc's threshold of mmap (128 KiB): else each part costs a page fault for each page.
+PART = 64 << 10
 _FLAGS = b"\nVmFlags:"
-# A line with addresses of twelve digits, as all of user space has but the lowest and [vsyscall].
-_DIGITS, _RANGE = 12, 25
-_NO_RANGE = b"0" * _DIGITS + b"-" + b"0" * _DIGITS
+# More than this is not gathered of a block that comes in pieces: no kernel writes one.
+_MAX_ODD = 64 << 10
 
 
 def parse_smaps_table(parts: bytes | Iterable[bytes]) -> VmaTable:
@@ -40,26 +38,19 @@ def parse_smaps_table(parts: bytes | Iterable[bytes]) -> VmaTable:
 
 def parse_maps_table(data: bytes) -> VmaTable:
     """The VMAs of a maps file; lines that are cut off are left out."""
-    lines = data.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    starts, ends, attributes, _ = parse_headers(lines)
-    return VmaTable(starts, ends, attributes)
-
-
-def parse_headers(lines: list[bytes]) -> tuple[list[int], list[int], Coded[Attributes], list[int] | None]:
-    """Starts, ends and attributes of lines of maps, and the numbers of the lines taken (None: all of them)."""
+    headers = HeaderColumns()
+    lines = data.removesuffix(b"\n").split(b"\n")
     try:
-        starts, ends, rests = _addresses(lines)
-        numbers = Numbers[bytes]()
-        ids = [numbers[rest] for rest in rests]
-        return starts, ends, Coded(ids, [_attributes(rest) for rest in numbers]), None
+        headers.add(lines)
     except ValueError:
-        return _parse_each(lines)
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                headers.add([line])
+    return VmaTable(headers.starts, headers.ends, headers.attributes())
 
 
 class _SmapsParser:
-    """Collects blocks: the header line of each, the number of its body (the fields' text), and the text of its flags.
+    """Collects blocks: the header of each, the number of its body (the fields' text), and the number of its flags.
 
     The flags of a block come with the next piece. ``_flags`` therefore begins with an entry of no block, and is as
     long as the other lists while the last block waits for its flags.
@@ -67,15 +58,16 @@ class _SmapsParser:
 
     def __init__(self) -> None:
         self._unread: list[bytes] = [b"\n"]  # the first piece has no flags of a block before it
-        self._headers: list[bytes] = []
+        self._headers = HeaderColumns()
         self._blocks: list[int] = []
-        self._flags: list[bytes] = []
+        self._flags: list[int] = []
+        self._flag_texts: Numbers[bytes] = Numbers()
         self._bodies: Numbers[bytes] = Numbers()
         self._last_body = b""
+        self._last_flags = b""
         # What the usual bodies look like; which bodies were not compared with it.
         self._skeleton = b""
         self._unusual: set[int] = set()
-        self._parse_header = HeaderParser()
 
     def feed(self, part: bytes) -> None:
         """Take the next part of the file."""
@@ -92,18 +84,16 @@ class _SmapsParser:
             self._add(pieces)
         self._add_by_line(rest)
         if self._is_open():
-            self._flags.append(b"")
+            self._flags.append(self._flag_texts[b""])
         if self._blocks and not self._last_body:  # cut off before its first field
-            del self._headers[-1], self._blocks[-1], self._flags[-1]
-        starts, ends, attributes, rows = parse_headers(self._headers)
-        texts = Numbers[bytes]()
-        flags = [texts[text] for text in self._flags[1:]]
-        blocks = self._blocks
-        if rows is not None:
-            blocks, flags = [blocks[row] for row in rows], [flags[row] for row in rows]
+            self._headers.drop_last()
+            del self._blocks[-1], self._flags[-1]
         bodies = list(self._bodies)
         fields = BlockFields(bodies, [n for n in self._unusual if skeleton(bodies[n]) != self._skeleton])
-        return VmaTable(starts, ends, attributes, fields, blocks, Coded(flags, list(map(parse_flags, texts))))
+        flags = Coded(self._flags[1:], list(map(parse_flags, self._flag_texts)))
+        return VmaTable(
+            self._headers.starts, self._headers.ends, self._headers.attributes(), fields, self._blocks, flags
+        )
 
     def _is_open(self) -> bool:
         return len(self._flags) == len(self._blocks)
@@ -116,10 +106,7 @@ class _SmapsParser:
             before = len(bodies)
             blocks = [bodies[piece[-length:]] for piece in pieces]
             heads = [piece[:-length] for piece in pieces]
-            if self._are_regular(heads, before):
-                lines = b"\n".join(heads).split(b"\n")
-                self._flags += lines[0::2]
-                self._headers += lines[1::2]
+            if self._are_regular(heads, before) and self._take(heads):
                 self._blocks += blocks
                 self._last_body = pieces[-1][-length:]
                 return
@@ -134,6 +121,17 @@ class _SmapsParser:
             self._skeleton = usual
             self._unusual = set(range(len(self._bodies)))
 
+    def _take(self, heads: list[bytes]) -> bool:
+        """Keep flags and headers; False, with nothing kept, where something is no header."""
+        lines = b"\n".join(heads).split(b"\n")
+        try:
+            self._headers.add(lines[1::2])
+        except ValueError:
+            return False
+        texts = self._flag_texts
+        self._flags += [texts[text] for text in lines[0::2]]
+        return True
+
     def _are_regular(self, heads: list[bytes], before: int) -> bool:
         """True where each head is two lines, and the bodies that came up for the first time have the usual form."""
         new = islice(reversed(self._bodies), len(self._bodies) - before)
@@ -143,28 +141,31 @@ class _SmapsParser:
         """A piece of any form: fields may follow the flags, a block may have no flags, there may be several blocks."""
         flags, *lines = piece.split(b"\n")
         if self._is_open():
-            self._flags.append(flags)
-        else:  # a block with two lines of flags
-            self._flags[-1] += b" " + flags
-        body = b""
+            self._flags.append(self._flag_texts[flags])
+            self._last_flags = flags
+        elif len(self._last_flags) < _MAX_ODD:  # a block with two lines of flags
+            self._last_flags += b" " + flags
+            self._flags[-1] = self._flag_texts[self._last_flags]
+        body: list[bytes] = []
         header: bytes | None = None
         for line in lines:
-            if self._parse_header(line) is None:
-                body += b"\n" + line if line else b""
-                continue
-            self._end_block(header, body)
-            header, body = line, b""
+            if _is_header(line):
+                self._end_block(header, body)
+                header, body = line, []
+            elif line:
+                body.append(line)
         self._end_block(header, body)
 
-    def _end_block(self, header: bytes | None, body: bytes) -> None:
+    def _end_block(self, header: bytes | None, lines: list[bytes]) -> None:
         """Keep a block, or, without a header, what belongs to the block before."""
+        body = b"".join([b"\n" + line for line in lines])
         if header is not None:
             if self._is_open():
-                self._flags.append(b"")
-            self._headers.append(header)
+                self._flags.append(self._flag_texts[b""])
+            self._headers.add([header])
             self._blocks.append(self._number(body))
             self._last_body = body
-        elif body and self._blocks:
+        elif body and self._blocks and len(self._last_body) < _MAX_ODD:
             self._last_body += body
             self._blocks[-1] = self._number(self._last_body)
 
@@ -194,38 +195,9 @@ def _parts(data: bytes) -> Iterator[bytes]:
         yield data[start : start + PART]
 
 
-def _addresses(lines: list[bytes]) -> tuple[list[int], list[int], list[bytes]]:
-    """Addresses, and what follows them, of header lines; from the digits of all lines at once. Raises ValueError."""
-    ranges = [line[:_RANGE] for line in lines]
-    rests = [line[_RANGE:] for line in lines]
-    # The characters at 12 and 25 show whether a line has addresses of the usual length.
-    odd = [row for row, line in enumerate(lines) if line[_DIGITS : _RANGE + 1 : _RANGE - _DIGITS] != b"- "]
-    for row in odd:
-        ranges[row], (_, _, rests[row]) = _NO_RANGE, lines[row].partition(b" ")
-    digits = b"0000".join([b"", *ranges]).replace(b"-", b"0000")
-    numbers = array("Q", binascii.unhexlify(digits))
-    if len(numbers) != 2 * len(lines):
-        raise ValueError("a dash amid digits")
-    if sys.byteorder == "little":
-        numbers.byteswap()
-    starts, ends = numbers[0::2].tolist(), numbers[1::2].tolist()
-    for row in odd:
-        start, _, end = lines[row].partition(b" ")[0].partition(b"-")
-        starts[row], ends[row] = int(start, 16), int(end, 16)
-    return starts, ends, rests
-
-
-def _attributes(rest: bytes) -> Attributes:
-    perms, offset, device, inode, *path = rest.split(None, 4)
-    return Attributes(_text(perms), int(offset, 16), _text(device), int(inode), path[0] if path else b"")
-
-
-def _text(word: bytes) -> str:
-    return word.decode("ascii", "backslashreplace")
-
-
-def _parse_each(lines: list[bytes]) -> tuple[list[int], list[int], Coded[Attributes], list[int]]:
-    parse = HeaderParser()
-    rows = [(row, vma) for row, line in enumerate(lines) if (vma := parse(line)) is not None]
-    attributes = Coded.of([Attributes(v.perms, v.offset, v.device, v.inode, v.path) for _, v in rows])
-    return [vma.start for _, vma in rows], [vma.end for _, vma in rows], attributes, [row for row, _ in rows]
+def _is_header(line: bytes) -> bool:
+    try:
+        HeaderColumns().add([line])
+    except ValueError:
+        return False
+    return True

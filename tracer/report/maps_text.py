@@ -23,6 +23,8 @@ UNITS: Final[tuple[Unit, ...]] = ("B", "KiB", "MiB", "GiB", "auto")
 
 _SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30}
 _UNKNOWN = "-"
+_ADDRESSES = ("address", "end")
+_ADDRESS_DIGITS = 12
 # A path that is cut keeps at least as many cells; the usual view leaves out columns before it cuts deeper.
 _LEAST_PATH, _USUAL_PATH = 8, 14
 # What the usual view leaves out on a narrow page, in this order.
@@ -114,18 +116,15 @@ class _Table:
         self._columns: list[Coded[str]] = []
         titles, last = [], []
         for index, column in enumerate(numbers):
-            texts = _texts(process, column, style)
             sum_text = _optional(show, column.total(process, sums)) if column.summable else ""
             if index == 0 and not column.summable:
                 sum_text = "total"
-            width = max(len(column.name), len(sum_text), *map(cells, texts.values), 0)
-            adjust = _adjust(column, width)
-            self._columns.append(texts.map(adjust))
+            texts, adjust = _aligned(process, column, max(len(column.name), len(sum_text)), style)
+            self._columns.append(texts)
             titles.append(adjust(column.name))
             last.append(adjust(sum_text))
-        self._paths = (
-            _labels(process, columns, style, sum(map(len, titles)) + len(style.gap) * len(titles)) if has_path else None
-        )
+        taken = sum(map(len, titles)) + len(style.gap) * len(titles)
+        self._paths = _labels(process, columns, style, taken) if has_path else None
         end = [plural(len(process.table), "VMA")] if has_path else []
         self.titles = style.gap.join([*titles, *(["path"] if has_path else [])]).rstrip()
         self.total = style.gap.join([*last, *end]).rstrip()
@@ -178,11 +177,33 @@ def _needed(process: ProcessMaps, columns: Sequence[Column], sums: Totals, style
     show = _sizes(style.unit)
     needed = 0
     for column in columns:
-        if column.name != "path":
+        if column.name in _ADDRESSES:
+            needed += len(style.gap) + len(_addresses(column.cells(process), len(column.name))[1](""))
+        elif column.name != "path":
             widest = max(map(cells, _texts(process, column, style).values), default=0)
             last = len(_optional(show, column.total(process, sums))) if column.summable else 0
             needed += len(style.gap) + max(widest, last, len(column.name))
     return needed
+
+
+def _aligned(process: ProcessMaps, column: Column, least: int, style: Style) -> tuple[Coded[str], Callable[[str], str]]:
+    """The texts of a column, all of one width, and what aligns its title with them."""
+    if column.name in _ADDRESSES:
+        return _addresses(column.cells(process), least)
+    texts = _texts(process, column, style)
+    adjust = _adjust(column, max(least, *map(cells, texts.values), 0))
+    return texts.map(adjust), adjust
+
+
+def _addresses(values: Coded[Cell], least: int) -> tuple[Coded[str], Callable[[str], str]]:
+    """Addresses are the one column of which each row is different, so this goes straight to the text."""
+    widest = max((value for value in values.values if isinstance(value, int)), default=0)
+    width = max(least, _ADDRESS_DIGITS, len(f"{widest:x}"))
+    form = " " * (width - _ADDRESS_DIGITS) + f"%0{_ADDRESS_DIGITS}x"
+    texts = [form % value for value in values.values]
+    if texts and widest >> 4 * _ADDRESS_DIGITS:
+        texts = [text[-width:] for text in texts]
+    return Coded(values.ids, texts), lambda text: text.rjust(width)
 
 
 def _texts(process: ProcessMaps, column: Column, style: Style) -> Coded[str]:
@@ -194,8 +215,7 @@ def _texts(process: ProcessMaps, column: Column, style: Style) -> Coded[str]:
 
 def _format(column: Column, style: Style) -> Callable[[Cell], str]:
     if column.kind == "hex":
-        form = "%012x" if column.name in ("address", "end") else "%08x"
-        return lambda cell: form % cell
+        return lambda cell: f"{cell:012x}" if column.name in _ADDRESSES else f"{cell:08x}"
     if column.kind == "size":
         show = _sizes(style.unit)
         return lambda cell: show(int(cell or 0))
