@@ -133,6 +133,11 @@ class _Writer:
             torn = _is_torn(table, before, status)
             if not torn or attempt == _RETRIES:
                 break
+        if maps is None:
+            reason = self._refused.get(prefix + "maps")
+            self.denied.append(_why_not(pid, reason))
+            if reason == form.GONE:
+                return
         files = {"status": status, "maps": maps, "smaps": smaps, "smaps_rollup": rollup}
         self._add_files(pid, {prefix + name: data for name, data in files.items()})
         if prefix:
@@ -141,8 +146,6 @@ class _Writer:
         if table is not None:
             self._add_classes(pid, table)
         self._end_process(pid, status, torn)
-        if maps is None:
-            self.denied.append(_why_not(pid, self._refused.get(prefix + "maps")))
 
     def add_remains(self, pid: int) -> None:
         """Keep what there is of a zombie, or of a thread of the kernel."""

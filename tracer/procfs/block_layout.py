@@ -10,8 +10,8 @@ from tracer.procfs.smaps_fields import SmapsFields, Value, parse_fields
 
 _KIB = 1024
 _DIGITS_TO_BLANKS = bytes.maketrans(b"0123456789", b" " * 10)
-# A field whose value is a number: what stands between the colon and the unit or the line's end.
-_NUMBER = re.compile(rb"^([A-Za-z_]\w{0,63}):([ 0-9]*[0-9])( kB)?$", re.MULTILINE | re.ASCII)
+# A field whose value is a number: what stands between the colon and the unit or the line's end (11 places in kernels).
+_NUMBER = re.compile(rb"^([A-Za-z_]\w{0,63}):([ 0-9]{0,17}[0-9])( kB)?$", re.MULTILINE | re.ASCII)
 
 
 def skeleton(body: bytes) -> bytes:
