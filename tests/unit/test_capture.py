@@ -154,7 +154,7 @@ def test_all_processes_but_this_one(quiet: int, tmp_path: Path) -> None:
     done = write_capture(tmp_path / "x", None, force=False, full=True, tell=lambda line: None)
     with CaptureSource(tmp_path / "x") as source:
         assert quiet in source.pids() and os.getpid() not in source.pids()
-        assert len(source.pids()) == done.processes + done.without_memory + len(done.refused)
+        assert len(source.pids()) == done.processes + done.without_memory + done.denied
 
 
 def test_an_existing_file_is_replaced_only_by_force(quiet: int, tmp_path: Path) -> None:
@@ -191,7 +191,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "deep JSON": (archive("[" * 100_000), "damaged, or is no capture"),
     "a list": (archive([1]), "the manifest is no object"),
     "another format": (archive({**MANIFEST, "format": "tar"}), "no capture of memtrace"),
-    "a later version": (archive({**MANIFEST, "version": 2}), "it has version 2 of the format, and this memtrace reads version 1"),
+    "a later version": (
+        archive({**MANIFEST, "version": 2}),
+        "it has version 2 of the format, and this memtrace reads version 1",
+    ),
     "a version of another kind": (archive({**MANIFEST, "version": True}), "has version True"),
     "an endless version": (archive({**MANIFEST, "version": "9" * 5000}), "has version 99999"),
     "no users": (archive(without("users")), "users is no object"),
@@ -257,15 +260,21 @@ def test_a_file_twice(keep: Callable[[bytes], Path]) -> None:
 @pytest.mark.parametrize(
     "classes",
     [
-        *(b"{", b"[]", b"{}", b'{"names": 1, "ids": [], "threads": {}}', b'{"names": ["a"], "ids": [0, 1], "threads": {}}'),
+        *(
+            b"{",
+            b"[]",
+            b"{}",
+            b'{"names": 1, "ids": [], "threads": {}}',
+            b'{"names": ["a"], "ids": [0, 1], "threads": {}}',
+        ),
         *(b'{"names": ["a"], "ids": [-1], "threads": {}}', b'{"names": ["a"], "ids": [0.5], "threads": {}}'),
         *(b'{"names": [], "ids": [], "threads": {"x": []}}', b'{"names": [], "ids": [], "threads": {"5": [[1]]}}'),
     ],
 )
 def test_hostile_classes(classes: bytes, keep: Callable[[bytes], Path]) -> None:
-    with CaptureSource(keep(archive(files={**FILES, "proc/7/classes.json": classes}))) as source:
-        with pytest.raises(CaptureError):
-            source.classes(7)
+    path = keep(archive(files={**FILES, "proc/7/classes.json": classes}))
+    with CaptureSource(path) as source, pytest.raises(CaptureError):
+        source.classes(7)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "directory"])

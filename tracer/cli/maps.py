@@ -292,7 +292,8 @@ def _capture(pids: Sequence[int], options: dict[str, Any]) -> int:
     for row in done.refused:
         _say(row.text)
     if done.size:
-        _say(f"{plural(done.processes, 'process', 'es')} captured in {file} ({human_bytes(done.size)})")
+        denied = f"; of {done.denied:,} more the mappings may not be read" if done.denied and not pids else ""
+        _say(f"{plural(done.processes, 'process', 'es')} captured in {file} ({human_bytes(done.size)}){denied}")
     return _exit_code(done.refused)
 
 

@@ -46,10 +46,14 @@ _RETRIES = 2
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """What a capture holds: processes with mappings and without, and those that could not be read, with the reason."""
+    """What a capture holds: processes with mappings, without memory, and ``denied``, whose mappings may not be read.
+
+    ``refused`` has the reason for each that was asked for and has no mappings there.
+    """
 
     processes: int
     without_memory: int
+    denied: int
     refused: tuple[Unreadable, ...]
     size: int
 
@@ -71,7 +75,7 @@ def write_capture(
     empty = [row for row in found if isinstance(row, Unreadable) and row.why != "gone"]
     refused = tuple(row for row in found if isinstance(row, Unreadable) and (row.why == "gone" or pids is not None))
     if not targets and not (pids is None and empty):
-        return Captured(0, 0, refused, 0)
+        return Captured(0, 0, 0, refused, 0)
     left_out = _plan(source, targets, full, tell)
     with _new_file(path, force=force) as file, _archive(file) as archive:
         writer = _Writer(source, archive)
@@ -81,8 +85,10 @@ def write_capture(
         for row in empty:
             writer.add_remains(row.pid)
         writer.add_manifest()
-    denied = tuple(row for row in writer.denied if pids is not None)
-    return Captured(len(targets) - len(writer.denied), len(empty), refused + denied, path.stat().st_size)
+    count = len(targets) - len(writer.missing)
+    denied = sum(row.why == "permission" for row in writer.missing)
+    refused += tuple(row for row in writer.missing if pids is not None)
+    return Captured(count, writer.without_memory, denied, refused, path.stat().st_size)
 
 
 def _archive(file: IO[bytes]) -> zipfile.ZipFile:
@@ -110,7 +116,8 @@ class _Writer:
         self._processes: dict[int, CapturedProcess] = {}
         self._users: dict[int, str] = {}
         self._refused: dict[str, str] = {}
-        self.denied: list[Unreadable] = []
+        self.missing: list[Unreadable] = []
+        self.without_memory = 0
 
     def add_system(self) -> None:
         """Keep files of no single process."""
@@ -135,7 +142,7 @@ class _Writer:
                 break
         if maps is None:
             reason = self._refused.get(prefix + "maps")
-            self.denied.append(_why_not(pid, reason))
+            self.missing.append(_why_not(pid, reason))
             if reason == form.GONE:
                 return
         files = {"status": status, "maps": maps, "smaps": smaps, "smaps_rollup": rollup}
@@ -151,6 +158,9 @@ class _Writer:
         """Keep what there is of a zombie, or of a thread of the kernel."""
         self._refused = {}
         status = self._read(pid, "status")
+        if status is None:
+            return
+        self.without_memory += 1
         self._add_files(pid, {"status": status})
         self._add_rest(pid, set())
         self._end_process(pid, status, False)

@@ -247,7 +247,8 @@ def _adjust(column: Column, width: int) -> Callable[[str], str]:
 def _labels(process: ProcessMaps, columns: Sequence[Column], style: Style, taken: int) -> Coded[str]:
     """The last column: the path, else whose stack it is, else the class, where that is no column of its own."""
     page = style.page
-    room = max(_LEAST_PATH, page.width - taken) if style.width else page.width
+    # Where the numbers alone are too wide for the page, lines wrap anyway.
+    room = max(_LEAST_PATH, page.width - taken) if taken < page.width else 1 << 20
     has_class = any(column.name == "class" for column in columns)
 
     def shown(label: str) -> str:
