@@ -52,8 +52,6 @@ def sample(smaps: bytes = SMAPS, **changes: Any) -> ProcessMaps:
         "smaps": smaps,
         "cmdline": b"server\0--port\x0080\0",
     }
-    if rollup is not None:
-        files["smaps_rollup"] = rollup
     source = Files({4711: files})
     target = find_target(source, 4711)
     assert isinstance(target, Target)

@@ -38,7 +38,7 @@ def cli() -> None:
     \b
     memtrace PID            trace until Ctrl-C: live view, then the report
     memtrace attach PID     the same; its options: memtrace attach --help
-    memtrace maps PID...    its VMAs, as pmap does: sizes, classes, every field of smaps
+    memtrace maps PID...    the VMAs of processes, as pmap, with their classes
     """
 
 

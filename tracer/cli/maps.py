@@ -65,7 +65,7 @@ class _Regex(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 _SIZE = _Parsed("size", "parse_size")
-_FILE = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, readable=False)  # who opens it says why it cannot
 
 
 @click.command("maps")

@@ -10,6 +10,8 @@ from tracer.model.coded import Coded
 from tracer.procfs.vma_table import VmaTable
 
 _KIB = 1024
+# Equal in smaps and its rollup if they are of the same moment, and if no other process has come or gone that shares.
+_UNROUNDED = ("Rss", "Shared_Clean", "Shared_Dirty", "Private_Clean", "Private_Dirty", "Swap")
 
 # Where the figures come from: every field; rss, anonymous and swap; sizes only.
 Reader = Literal["smaps", "pagemap", "maps"]
@@ -86,9 +88,14 @@ def totals(process: ProcessMaps) -> Totals:
     rollup = process.rollup
     if rollup is None or process.reader != "smaps" or not process.is_whole:
         return Totals(size, sums, sums)
-    most = len(table) * _KIB
-    if not all(0 <= rollup[name] - size < max(most, 1) for name, size in sums.items() if name in rollup):
+    shares = [name for name in sums if _is_share(name) and name in rollup]
+    most = max(len(table) * _KIB, 1)
+    same = all(rollup.get(name) == sums.get(name) for name in _UNROUNDED)
+    if not same or not all(0 <= rollup[name] - sums[name] < most for name in shares):
         return Totals(size, sums, sums, moved=True)
-    if rollup.get("Rss") != sums.get("Rss"):
-        return Totals(size, sums, sums, moved=True)
-    return Totals(size, sums, {name: rollup.get(name, size) for name, size in sums.items()})
+    return Totals(size, sums, {**sums, **{name: rollup[name] for name in shares}})
+
+
+def _is_share(field: str) -> bool:
+    """True for what counts a page by the share of its mappings: no multiple of a page, so each VMA's is rounded."""
+    return field.startswith("Pss") or field in ("SwapPss", "Locked")
