@@ -3,7 +3,7 @@
 Also measures the parser on top of the kernel's own read of smaps, and checks that maps + PAGEMAP_SCAN have the figures
 of smaps on every VMA.
 
-Usage (after scripts/setup --dev):  .venv/bin/python -m scripts.bench.smaps [--runs N] [--vmas N] [--mib N] [--json FILE]
+Usage (after scripts/setup --dev):  .venv/bin/python -m scripts.bench.smaps [--runs N] [--vmas N] [--json FILE]
 """
 
 from __future__ import annotations

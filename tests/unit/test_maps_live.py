@@ -196,6 +196,7 @@ def test_none_exists(run: Run) -> None:
         *(["-x", "-X", "1"], ["-d", "-c", "rss", "1"], ["--json", "--csv", "1"], [], ["abc"], ["0"], ["-A", "zz", "1"]),
         *(["--min-size", "1X", "1"], ["--path", "(", "1"], ["--perms", "q", "1"], ["--save-columns", "x", "1"]),
         *(["-c", "nonsense", "self"], ["-c", ",", "1"], ["-c", "@none", "1"], ["--capture", "x", "--from", "y"]),
+        *(["--csv", "--by", "class", "1"], ["--capture", "x", "--quick"]),
         *(["-s", "nonsense", "self"], ["--save-columns", "a/b", "-c", "rss"]),
     ],
 )

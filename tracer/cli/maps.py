@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+
+from tracer.cli.maps_params import ParsedParam, ProcessParam, RegexParam
 
 if TYPE_CHECKING:
     from tracer.maps.process import ProcessMaps
@@ -22,54 +24,12 @@ EXIT_NOT_FOUND = 42
 EXIT_UNREADABLE = 1
 
 
-class _Process(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.2 on
-    """A process id, or its directory in /proc."""
-
-    name = "pid"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value).removeprefix("/proc/").removesuffix("/")
-        if not text.isascii() or not text.isdigit() or len(text) > 18 or not int(text):
-            self.fail(f"{str(value)!r} is no process id: give a number such as 1234", param, ctx)
-        return int(text)
-
-
-class _Parsed(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A value that a function of text makes; its ValueError is the user's."""
-
-    def __init__(self, name: str, module: str) -> None:
-        self.name = name
-        self._function = module
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from tracer.maps import selection
-
-        if not isinstance(value, str):
-            return value
-        try:
-            return getattr(selection, self._function)(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class _Regex(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A regular expression."""
-
-    name = "regex"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> re.Pattern[str]:
-        try:
-            return re.compile(value)
-        except (re.error, OverflowError, RecursionError) as error:
-            self.fail(f"{value!r} is no regular expression: {error}", param, ctx)
-
-
-_SIZE = _Parsed("size", "parse_size")
+_SIZE = ParsedParam("size", "parse_size")
 _FILE = click.Path(path_type=Path, readable=False)  # who opens it says why it cannot
 
 
 @click.command("maps")
-@click.argument("pids", nargs=-1, type=_Process(), metavar="PID...")
+@click.argument("pids", nargs=-1, type=ProcessParam(), metavar="PID...")
 @click.option("-x", "extended", is_flag=True, help="Columns of pmap -x: size, rss, dirty.")
 @click.option("-d", "device", is_flag=True, help="Columns of pmap -d: offset and device; reads no page counts.")
 @click.option("-X", "more", count=True, help="Every size that the kernel tells; -XX everything it tells.")
@@ -82,12 +42,12 @@ _FILE = click.Path(path_type=Path, readable=False)  # who opens it says why it c
     "-A",
     "--range",
     "addresses",
-    type=_Parsed("range", "parse_range"),
+    type=ParsedParam("range", "parse_range"),
     metavar="LOW[,HIGH]",
     help="VMAs in a range of addresses (hexadecimal).",
 )
 @click.option("--class", "classes", multiple=True, metavar="NAME", help="VMAs of this class; may be repeated.")
-@click.option("--path", type=_Regex(), metavar="REGEX", help="VMAs whose path matches.")
+@click.option("--path", type=RegexParam(), metavar="REGEX", help="VMAs whose path matches.")
 @click.option("--perms", metavar="PERMS", help="VMAs with these permissions: letters (w), or four places (rw?p).")
 @click.option("--min-size", type=_SIZE, default="0", metavar="SIZE", help="VMAs of at least this size (64K, 1.5M).")
 @click.option("--min-rss", type=_SIZE, default="0", metavar="SIZE", help="VMAs with at least so much in memory.")
@@ -158,6 +118,10 @@ def _check(pids: Sequence[int], options: dict[str, Any]) -> None:
         raise UsageError("-x, -d, -X and --columns exclude each other", "choose one of them")
     if options["as_csv"] and options["as_json"]:
         raise UsageError("--csv and --json exclude each other", "choose one of them")
+    if options["as_csv"] and options["by"]:
+        raise UsageError("--by has no form as CSV", "use --json")
+    if options["capture"] and options["quick"]:
+        raise UsageError("--quick reads no smaps, which a capture keeps", "leave it out")
     if options["capture"] and options["from_file"]:
         raise UsageError("--capture reads this machine, --from does not", "choose one of them")
     if options["save_columns"] and not options["columns"]:
@@ -197,6 +161,7 @@ def _view(options: dict[str, Any]) -> View:
 
 def _show(source: ProcSource, pids: Sequence[int], view: View, options: dict[str, Any]) -> int:
     from tracer.cli.output import ReportFile, write_to_stdout
+    from tracer.errors import MemtraceError
 
     unreadable: list[Unreadable] = []
 
@@ -206,12 +171,18 @@ def _show(source: ProcSource, pids: Sequence[int], view: View, options: dict[str
 
     if options["output"] is None:
         write_to_stdout(render)
-    else:
-        file = ReportFile(options["output"], force=options["force"])
+        return _exit_code(unreadable)
+    file = ReportFile(options["output"], force=options["force"])
+    try:
+        text = io.StringIO()
+        render(text)
         try:
-            file.write(render)
-        finally:
-            file.discard()
+            file.write(lambda out: print(end=text.getvalue(), file=out))
+        except MemtraceError:
+            write_to_stdout(lambda out: print(end=text.getvalue(), file=out))
+            raise
+    finally:
+        file.discard()
     return _exit_code(unreadable)
 
 
@@ -274,7 +245,7 @@ def _style(view: View, options: dict[str, Any], out: TextIO) -> Style:
     width = shutil.get_terminal_size().columns if known and not options["full_path"] else None
     return Style(
         width=width,
-        ascii_only=not (out.encoding or "ascii").lower().startswith("utf"),
+        ascii_only=not (out.encoding or "utf-8").lower().startswith("utf"),  # what is kept in memory goes to a file
         unit=options["unit"],
         bare=options["no_header"],
         usual=view.layout == "usual" and view.columns is None and not view.by,

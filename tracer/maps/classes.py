@@ -6,9 +6,9 @@ of, where the memory could be read.
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tracer.errors import MemtraceError
@@ -43,8 +43,8 @@ def classes_of(source: ProcSource, pid: int, table: VmaTable) -> Classes:
     is_live = isinstance(source, LiveSource)
     if not is_live and (kept := _kept(source, pid, table)) is not None:
         return kept
-    with _memory(pid) if is_live else _no_memory() as memory:
-        classes = _of_all(table, memory) if len(table) <= _MANY else _of_kinds(table, memory)
+    of = _of_all if len(table) <= _MANY else _of_kinds
+    classes = of(pid if is_live else None, table)
     if not is_live or THREAD_STACK not in classes.names.values:
         return classes
     return Classes(classes.names, _stack_owners(source, pid, table, classes.names), classes.not_looked_into)
@@ -61,55 +61,46 @@ def _kept(source: ProcSource, pid: int, table: VmaTable) -> Classes | None:
     return Classes(Coded(kept.ids, kept.names), threads)
 
 
-def _classify(rows: Sequence[_Row], read_memory: ReadMemory | None) -> dict[int, str]:
-    """The start of each VMA to its class."""
-    return classify_all(rows, read_memory)
+def _classify(pid: int | None, rows: Sequence[_Row]) -> dict[int, str]:
+    """The start of each VMA to its class; without ``pid`` by what maps and smaps say alone."""
+    with contextlib.ExitStack() as stack:
+        memory: ReadMemory | None = None
+        with contextlib.suppress(MemtraceError):  # it has ended, or may not be looked into
+            if pid is not None:
+                residency = stack.enter_context(Residency(pid))
+                memory = stack.enter_context(MemoryReader(pid, residency))
+        return classify_all(rows, memory)
 
 
-@contextmanager
-def _memory(pid: int) -> Iterator[ReadMemory | None]:
-    """The process's memory, of which only what is resident is read; None where it may not be read."""
-    try:
-        residency = Residency(pid)
-    except MemtraceError:
-        yield None
-        return
-    with residency, MemoryReader(pid, residency) as memory:
-        yield memory
+def _rows(table: VmaTable, numbers: Iterable[int]) -> list[_Row]:
+    return [(table.vma(row), table.flags[row]) for row in numbers]
 
 
-@contextmanager
-def _no_memory() -> Iterator[None]:
-    yield None
-
-
-def _of_all(table: VmaTable, memory: ReadMemory | None) -> Classes:
-    classes = _classify([(table.vma(row), table.flags[row]) for row in range(len(table))], memory)
+def _of_all(pid: int | None, table: VmaTable) -> Classes:
+    classes = _classify(pid, _rows(table, range(len(table))))
     return Classes(Coded.of([classes[start] for start in table.starts]))
 
 
-def _of_kinds(table: VmaTable, memory: ReadMemory | None) -> Classes:
+def _of_kinds(pid: int | None, table: VmaTable) -> Classes:
     """Classes by the first VMA of each kind (attributes and flags), and by a look where these leave it open."""
     kinds = Numbers[tuple[int, int]]()
     ids = [kinds[kind] for kind in zip(table.attributes.ids, table.flags.ids, strict=True)]
-    names = Numbers[str]()
     first = dict(zip(reversed(ids), reversed(range(len(ids))), strict=True))
-    by_kind: list[int] = []
-    open_kinds: set[int] = set()
-    for kind in range(len(kinds)):
-        row = first[kind]
-        vma = table.vma(row)
-        name = _classify([(vma, table.flags[row])], None)[vma.start]
-        by_kind.append(names[name])
-        if name == ANONYMOUS and vma.perms == "rw-p":
-            open_kinds.add(kind)
+    classes = _classify(None, _rows(table, sorted(first.values())))
+    names = Numbers[str]()
+    by_kind = [names[classes[table.starts[first[kind]]]] for kind in range(len(kinds))]
     rows = [by_kind[kind] for kind in ids]
-    candidates = [row for row, kind in enumerate(ids) if kind in open_kinds]
-    if memory is None:
+    if pid is None:
         return Classes(Coded(rows, list(names)))
+    perms = table.attributes.values
+    is_open = [
+        by_kind[kind] == names[ANONYMOUS] and perms[attributes].perms == "rw-p"
+        for (attributes, _), kind in kinds.items()
+    ]
+    candidates = [row for row, kind in enumerate(ids) if is_open[kind]]
     looked_into = _most_resident(table, candidates)
-    around = sorted({near for row in looked_into for near in (row - 1, row, row + 1) if 0 <= near < len(table)})
-    classes = _classify([(table.vma(row), table.flags[row]) for row in around], memory)
+    around = {near for row in looked_into for near in (row - 1, row, row + 1) if 0 <= near < len(table)}
+    classes = _classify(pid, _rows(table, sorted(around)))
     for row in looked_into:
         rows[row] = names[classes[table.starts[row]]]
     return Classes(Coded(rows, list(names)), not_looked_into=len(candidates) - len(looked_into))
