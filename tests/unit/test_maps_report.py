@@ -44,6 +44,7 @@ SMAPS = b"".join(
         block(0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000, b"--xp", b"[vsyscall]"),
     )
 )
+CLASSES = ("file", "heap", "file", "file", "thread stack", "shared memory", "file", "stack", "kernel")
 
 
 def sample(smaps: bytes = SMAPS, **changes: Any) -> ProcessMaps:
@@ -57,6 +58,8 @@ def sample(smaps: bytes = SMAPS, **changes: Any) -> ProcessMaps:
     assert isinstance(target, Target)
     process = read_process(source, target, Needs())
     assert isinstance(process, ProcessMaps)
+    if smaps is SMAPS:  # what is printed does not depend on how well memory is told apart
+        changes.setdefault("classes", Coded.of(CLASSES))
     return replace(process, threads={0x7F1001000000: (Thread(4713, "worker-1"),)}, **changes)
 
 
