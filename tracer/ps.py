@@ -259,9 +259,9 @@ def _selection(options: Mapping[str, Any], source: ProcSource, live: bool) -> Se
 
 
 def _open_capture(path: Path) -> ProcSource:
-    from tracer.procfs.capture import open_capture  # type: ignore[import-untyped,unused-ignore]
+    from tracer.procfs.capture import CaptureSource
 
-    return cast(ProcSource, open_capture(path))
+    return CaptureSource(path)
 
 
 def _parse_size(text: str) -> int:

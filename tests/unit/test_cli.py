@@ -93,7 +93,7 @@ def test_help(run: Run, arguments: list[str]) -> None:
     result = run(*arguments)
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
-    assert lines[0].startswith("Usage: memtrace") and len(lines) < 25
+    assert lines[0].startswith("Usage: memtrace") and len(lines) < 40
     assert "memtrace PID" in result.out
 
 

@@ -123,13 +123,25 @@ Attach = Callable[..., Tracepoints]
 @pytest.fixture
 def attach(monkeypatch: pytest.MonkeyPatch) -> Attach:
     def attach_to(
-        machine: Kernel, described: str = FORMAT, refused: str = "", wanted: RssSource = "rss-stat"
+        machine: Kernel,
+        described: str = FORMAT,
+        refused: str = "",
+        wanted: RssSource = "rss-stat",
+        single_calls: bool = False,
     ) -> Tracepoints:
         def event() -> tuple[str, int]:
             machine.need("tracefs")
             return described, 646
 
         monkeypatch.setattr(tracepoints, "rss_stat_event", event)
+
+        def ids(_tracefs: int, name: str) -> tuple[int, int]:
+            if not single_calls:
+                raise FileNotFoundError(2, "No such file or directory", name)
+            return tracepoints._MEMORY_CALLS.index(name), 100 + tracepoints._MEMORY_CALLS.index(name)
+
+        monkeypatch.setattr(kernel, "open_tracefs", lambda: os.open("/", os.O_RDONLY))
+        monkeypatch.setattr(tracepoints, "_event_ids", ids)
         monkeypatch.setattr(kernel, "open_raw_tracepoint", lambda name, _fd: machine.open(name))
         monkeypatch.setattr(kernel, "open_tracepoint", lambda _fd, number: machine.open(f"event {number}"))
         return attach_tracepoints(cast(Program, FakeProgram(refused)), wanted)

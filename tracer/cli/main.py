@@ -12,6 +12,7 @@ import click
 from tracer import __version__
 from tracer.cli.attach import attach
 from tracer.cli.doctor import doctor
+from tracer.cli.maps import maps
 from tracer.cli.ps import ps
 from tracer.cli.watch import watch
 from tracer.errors import EXIT_CANNOT_TRACE, EXIT_USAGE, MemtraceError
@@ -41,6 +42,7 @@ def cli() -> None:
     memtrace PID            trace until Ctrl-C: live view, then the report
     memtrace attach PID     the same; its options: memtrace attach --help
     memtrace watch PID      growth by class and VMA, from /proc alone
+    memtrace maps PID...    the VMAs of processes, as pmap, with their classes
     memtrace ps             memory of all processes: PSS, USS, swap; by user, ...
     memtrace doctor [PID]   what this machine allows, and what to do about it
     """
@@ -48,6 +50,7 @@ def cli() -> None:
 
 cli.add_command(attach)
 cli.add_command(watch)
+cli.add_command(maps)
 cli.add_command(ps)
 cli.add_command(doctor)
 

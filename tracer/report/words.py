@@ -13,7 +13,7 @@ _CAUSES = {
     "kept-by-allocator": "kept by the allocator",
     "mapped": "mapped directly",
     "faulted": "faulted in",
-    "before-attach": "blocks from before the window",
+    "before-attach": "from before the window",
     "memtrace": "memtrace itself",
     "reused": "in memory already resident",
     "sampling": "error of the estimates",
