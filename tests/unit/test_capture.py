@@ -25,9 +25,13 @@ from tracer.maps.capturing import write_capture
 from tracer.maps.process import ProcessMaps, totals
 from tracer.maps.read import Needs, find_target, read_process
 from tracer.maps.read import Target as ReadTarget
+from tracer.maps.selection import groups
+from tracer.maps.view import View
 from tracer.procfs import capture_format as form
 from tracer.procfs.capture import CaptureError, CaptureSource
 from tracer.procfs.source import ProcSource
+from tracer.report.maps_json import write_csv, write_json
+from tracer.report.maps_text import Style, write_groups, write_maps
 
 SMAPS = block(0x1000, 0x3000, path=b"/lib/x\xff", inode=3, Rss=8, Pss=4) + block(0x5000, 0x6000, path=b"[heap]", Rss=4)
 MAPS = maps_line(0x1000, 0x3000, path=b"/lib/x\xff", inode=3) + maps_line(0x5000, 0x6000, path=b"[heap]")
@@ -286,6 +290,18 @@ def test_what_is_no_file(make: Callable[[Path], None], tmp_path: Path) -> None:
         CaptureSource(tmp_path / "y")
 
 
+def render(process: ProcessMaps) -> None:
+    """Every form in which a process may be shown."""
+    out, view = io.StringIO(), View(layout="all", flags=True)
+    write_maps(process, view.columns_for(process), Style(80, explain_flags=True, device_totals=True), out)
+    write_groups(process, "library", groups(process, "library"), View().columns_for(process), Style(60), out)
+    assert all(line.isprintable() for line in out.getvalue().split("\n"))
+    file = io.StringIO()
+    write_json([(process, "class", groups(process, "class"))], (), file, flags=True)
+    json.loads(file.getvalue())
+    write_csv([process], None, out)
+
+
 def use(path: Path) -> None:
     """Everything a view may do with a capture; a MemtraceError is its only way to fail."""
     try:
@@ -296,7 +312,7 @@ def use(path: Path) -> None:
                 if isinstance(target, ReadTarget):
                     process = read_process(source, target, Needs())
                     if isinstance(process, ProcessMaps):
-                        totals(process)
+                        render(process)
     except MemtraceError:
         pass
 
@@ -333,7 +349,15 @@ documents = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-contents = st.binary(max_size=60) | st.sampled_from(list(FILES.values()))
+numbers = st.integers(0, 2**66) | st.sampled_from([0, 1, 4096, 2**64 - 1])
+lines = st.builds(
+    lambda start, end, perms, path: (
+        b"%x-%x %s %x 00:00 0 %s\nSize: %d kB\nRss: %d kB\nVmFlags: rd \x1b\n"
+        % (start, end, perms, end, path, start, end)
+    ),
+    *(numbers, numbers, st.sampled_from([b"rw-p", b"---p", b"x", b"r-xs"]), st.binary(max_size=9)),
+)
+contents = st.binary(max_size=60) | st.sampled_from(list(FILES.values())) | st.lists(lines, max_size=4).map(b"".join)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))

@@ -74,6 +74,15 @@ def test_a_field_that_only_some_blocks_have() -> None:
     assert "Novelty" in table.size_names
 
 
+def test_a_field_that_is_a_size_in_some_blocks_only() -> None:
+    data = (
+        nth(0, extra=b"Odd: 7\n") + nth(1, extra=b"Odd: 7\n") + nth(2, extra=b"Odd: 9 kB\n") + nth(3, extra=b"Odd: x\n")
+    )
+    table = parse_smaps_table(data)
+    assert table.sizes("Odd").expand() == [None, None, 9 << 10, None]
+    assert table.sum("Odd") == 9 << 10 and "Odd" not in table.other_names
+
+
 def test_a_field_behind_the_flags_belongs_to_the_block_before() -> None:
     found = agrees(nth(0, Rss=1) + b"Novelty: 9 kB\n" + nth(1, Rss=2))
     assert [row.fields.sizes.get("Novelty") for row in found] == [9 << 10, None]

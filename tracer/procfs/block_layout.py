@@ -32,12 +32,12 @@ class BlockFields:
         self._columns: dict[str, Sequence[Value | None]] = {}
         self._places: dict[str, tuple[int, int]] = {}
         model = next((body for number, body in enumerate(bodies) if number not in self._odd), b"")
-        self._learn(model)
         known = [parse_fields(model), *self._odd.values()]
         self.sizes: tuple[str, ...] = tuple(dict.fromkeys(name for fields in known for name in fields.sizes))
         self.others: tuple[str, ...] = tuple(
             name for name in dict.fromkeys(name for fields in known for name in fields.others) if name not in self.sizes
         )
+        self._learn(model)
 
     def column(self, name: str) -> Sequence[Value | None]:
         """The values of a field in each block; None where it has none of the name."""
@@ -51,11 +51,17 @@ class BlockFields:
         if place is not None:
             with contextlib.suppress(ValueError):  # blanks amid digits: no kernel writes that
                 return self._by_place(name, *place)
-        return [self._fields(number).get(name) for number in range(len(self._bodies))]
+        return [self._value(self._fields(number), name) for number in range(len(self._bodies))]
+
+    def _value(self, fields: SmapsFields, name: str) -> Value | None:
+        """A column is of sizes if one block has the field as a size; what is no size in another is not known then."""
+        return fields.sizes.get(name) if name in self.sizes else fields.others.get(name)
 
     def _learn(self, body: bytes) -> None:
         for match in _NUMBER.finditer(body):
-            self._places[match[1].decode("ascii")] = match.span(2)
+            name = match[1].decode("ascii")
+            if bool(match[3]) == (name in self.sizes):
+                self._places[name] = match.span(2)
 
     def _by_place(self, name: str, start: int, end: int) -> list[Value | None]:
         factor = _KIB if name in self.sizes else 1
@@ -66,7 +72,7 @@ class BlockFields:
         values = []
         for number, body in enumerate(self._bodies):
             odd = self._odd.get(number)
-            values.append(int(body[start:end]) * factor if odd is None else odd.get(name))
+            values.append(int(body[start:end]) * factor if odd is None else self._value(odd, name))
         return values
 
     def _fields(self, number: int) -> SmapsFields:
