@@ -79,7 +79,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def replay(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the command with --from, on made-up processes."""
     capture = ModuleType("tracer.procfs.capture")
-    capture.open_capture = lambda path: machine()  # type: ignore[attr-defined]
+    capture.CaptureSource = lambda path: machine()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tracer.procfs.capture", capture)
     return lambda *arguments: run("--from", "x.tar", *arguments)
 
@@ -137,7 +137,7 @@ class TestForms:
         evil = b'\x1b[2J\xff,"x"\n=1+1'
         source = FakeProc({5: process(5, b"x", evil)}, {"meminfo": MEMINFO})
         capture = ModuleType("tracer.procfs.capture")
-        capture.open_capture = lambda path: source  # type: ignore[attr-defined]
+        capture.CaptureSource = lambda path: source  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "tracer.procfs.capture", capture)
         for form in ((), ("--csv",), ("--json",), ("--bars",)):
             out = run("--from", "x", *form).out
@@ -278,7 +278,7 @@ class TestOptions:
 
     def test_kernel_without_meminfo(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         capture = ModuleType("tracer.procfs.capture")
-        capture.open_capture = lambda path: replace(machine(), system={})  # type: ignore[attr-defined]
+        capture.CaptureSource = lambda path: replace(machine(), system={})  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "tracer.procfs.capture", capture)
         assert run("--from", "x", "-p", "-H", "-c", "rss", "5").rows == [["N/A"]]
         assert run("--from", "x", "-w").code == 1

@@ -6,19 +6,16 @@ of, where the memory could be read.
 
 from __future__ import annotations
 
-import contextlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tracer.errors import MemtraceError
 from tracer.maps.process import Thread
-from tracer.model.classes import ANONYMOUS, THREAD_STACK, ReadMemory, classify_all, dominant_classes
+from tracer.model.classes import ANONYMOUS, THREAD_STACK, classify_ranges, dominant_classes
 from tracer.model.coded import Coded, Numbers
 from tracer.model.vma import Vma
 from tracer.procfs.classify import classify_process
-from tracer.procfs.memory import MemoryReader
-from tracer.procfs.pagemap import Residency
 from tracer.procfs.source import LiveSource, ProcSource
 from tracer.procfs.vma_table import VmaTable
 
@@ -64,13 +61,7 @@ def _kept(source: ProcSource, pid: int, table: VmaTable) -> Classes | None:
 
 def _classify(pid: int | None, rows: Sequence[_Row]) -> dict[int, str]:
     """The start of each VMA to its class; without ``pid`` by what maps and smaps say alone."""
-    with contextlib.ExitStack() as stack:
-        memory: ReadMemory | None = None
-        with contextlib.suppress(MemtraceError):  # it has ended, or may not be looked into
-            if pid is not None:
-                residency = stack.enter_context(Residency(pid))
-                memory = stack.enter_context(MemoryReader(pid, residency))
-        return classify_all(rows, memory)
+    return dominant_classes(rows, classify_ranges(rows) if pid is None else classify_process(pid, rows))
 
 
 def _rows(table: VmaTable, numbers: Iterable[int]) -> list[_Row]:
@@ -78,8 +69,7 @@ def _rows(table: VmaTable, numbers: Iterable[int]) -> list[_Row]:
 
 
 def _of_all(pid: int | None, table: VmaTable) -> Classes:
-    rows = _rows(table, range(len(table)))
-    classes = _classify(None, rows) if pid is None else dominant_classes(rows, classify_process(pid, rows))
+    classes = _classify(pid, _rows(table, range(len(table))))
     return Classes(Coded.of([classes[start] for start in table.starts]))
 
 
