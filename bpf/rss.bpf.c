@@ -57,10 +57,11 @@ static inline int in_known_heap(struct control *c, u64 address)
 	return s && s->heap_is_known && c->heap_start && address >= c->heap_start && address < c->brk;
 }
 
-static inline int stacks_of_faults(void)
+/* Whether this fault gets its stack: all do, or one in `fault_stacks`. */
+static inline int is_stack_wanted(void)
 {
 	struct settings *s = settings_block();
-	return s && s->fault_stacks;
+	return s && (s->fault_stacks <= 1 || bpf_get_prandom_u32() % s->fault_stacks == 0);
 }
 
 /* Raw tracepoints exceptions:page_fault_user and page_fault_kernel: args are (address, registers, error code). The
@@ -79,7 +80,7 @@ int on_page_fault(struct bpf_raw_tracepoint_args *ctx)
 	t->fault_address = ctx->args[0];
 	t->fault_stack = 0;
 	count(COUNT_FAULTS);
-	if (in_known_heap(c, t->fault_address) || !stacks_of_faults())
+	if (in_known_heap(c, t->fault_address) || !is_stack_wanted())
 		return 0;
 	return stack_at_fault(ctx, t);
 }

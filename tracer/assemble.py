@@ -58,6 +58,7 @@ class Evidence:
     windows: tuple[Window, ...] = ()
     unverified: Blocks | None = None
     verified: Blocks | None = None
+    fault_stacks_sampled: bool = False
 
 
 def assemble(evidence: Evidence, book: StackBook) -> Report:
@@ -74,6 +75,7 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         allocators_traced=bool(evidence.probed),
         survivors=survivors,
         owners=owners,
+        fault_stacks_sampled=evidence.fault_stacks_sampled,
     )
     stacks = _stacks(evidence, books, book)
     findings = Findings(

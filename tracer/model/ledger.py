@@ -83,18 +83,22 @@ def close_books(
     allocators_traced: bool = True,
     survivors: Survivors | None = None,
     owners: Mapping[int, int | None] | None = None,
+    fault_stacks_sampled: bool = False,
 ) -> Books:
     """Split the growth between two snapshots.
 
     ``survivors`` is set where the malloc probes were off for a time: then what the allocator's memory grew by beyond
     the live blocks may be live, too. ``owners`` maps stacks of page faults to the allocating stacks that they belong
-    to; None for one whose blocks come and go.
+    to; None for one whose blocks come and go. With ``fault_stacks_sampled``, only a part of the page faults has a
+    stack, which stands for all.
 
     ``classes`` and ``start_classes`` map the start address of each VMA of the end and of the start snapshot to its
     class. ``tracker`` was seeded from the start snapshot. ``resident`` tells which pages were resident at the end.
     """
     books = _Bookkeeper(start, end, classes, start_classes, tracker, blocks, resident, allocators_traced)
     books.survivors, books.owners = survivors, owners or {}
+    if fault_stacks_sampled:
+        books.scale_faults()
     return books.close()
 
 
@@ -128,6 +132,15 @@ class _Bookkeeper:
         for (origin, stack), amount in tracker.faulted.items():
             if amount:
                 self._faults[origin][stack] = amount
+
+    def scale_faults(self) -> None:
+        """Let the faults with a stack stand for all, origin by origin."""
+        for origin, without in self._tracker.faulted_without_stack.items():
+            stacks = self._faults[origin]
+            known = sum(amount for amount in stacks.values() if amount > 0)
+            if known > 0 and without > 0:
+                for stack, amount in stacks.items():
+                    stacks[stack] = round(amount * (1 + without / known)) if amount > 0 else amount
 
     def _rss_at_start(self) -> dict[int, int]:
         """What each origin that was there at the start held then; what was opened of a reserve held nothing."""

@@ -44,6 +44,7 @@ class Tracker:
         self.ranges = RangeMap()
         self.origins: list[Origin] = []
         self.faulted: dict[tuple[int, int], int] = defaultdict(int)
+        self.faulted_without_stack: Counter[int] = Counter()
         self.rss_by_cause: Counter[tuple[str, str]] = Counter()
         self.advised: Counter[int] = Counter()
         self._direct: dict[tuple[OriginKind, int], int] = {}
@@ -58,6 +59,7 @@ class Tracker:
         self.origins = [Origin("unknown"), Origin("allocator")]
         self._unknown, self._allocator = 0, 1
         self.faulted.clear()
+        self.faulted_without_stack.clear()
         self.rss_by_cause.clear()
         self.advised.clear()
         self._direct.clear()
@@ -163,8 +165,11 @@ class Tracker:
         """Place changes of RSS: pages go to the origin of the range in which they lie."""
         for change in changes:
             self.rss_by_cause[(change.member, change.cause)] += change.bytes
-            if change.member == "swap" or not change.stack:
+            if change.member == "swap" or not (change.stack or change.cause == "fault"):
                 continue
             found = self.ranges.overlapping(change.page, change.page + 1) if change.page else []
             origin = found[0].origin if found else self._unknown
+            if not change.stack:
+                self.faulted_without_stack[origin] += change.bytes
+                continue
             self.faulted[(origin, change.stack)] += change.bytes
