@@ -126,7 +126,8 @@ def main() -> None:
         return
     print(f"{result['runs']:.0f} runs, sampled every {options.sample_bytes} bytes")
     print(f"the 95 % interval holds the truth in {100 * result['coverage']:.1f} % of the runs")
-    print(f"mean error {100 * result['mean_error']:+.2f} % (standard error {100 * result['standard_error_of_mean']:.2f} %)")
+    standard_error = 100 * result["standard_error_of_mean"]
+    print(f"mean error {100 * result['mean_error']:+.2f} % (standard error {standard_error:.2f} %)")
     print(f"mean error of the number of blocks {100 * result['mean_error_of_blocks']:+.2f} %")
     print(f"spread {100 * result['spread']:.2f} %, mean half interval {100 * result['mean_half_interval']:.2f} %")
 

@@ -26,6 +26,7 @@ heartbeat           how long the target is held up (commands `b` and `e`)
 hot                 attach, detach and probes survive threads that do nothing but malloc and free (command `c`)
 hot_leak            the same, and one call in many leaks: what a budget must find (command `c`)
 mix                 sizes of all kinds, whose live bytes are known (commands `g` and `f`)
+touch               page faults and nothing else (command `c`)
 leaky-server        the demonstration: a server with a leak, a cache, churn and a mapped log
 grow                a Python program that grows (a script: see command())
 
@@ -105,6 +106,7 @@ def _all_targets() -> Iterator[Target]:
     yield Target("hot", "hot.c")
     yield Target("hot_leak", "hot_leak.c")
     yield Target("mix", "mix.c")
+    yield Target("touch", "touch.c")
     yield Target("leaky-server", "leaky_server.c")
 
 
