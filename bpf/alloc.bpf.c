@@ -296,6 +296,9 @@ static inline void call_left(struct pt_regs *ctx, struct thread_state *t, u64 sp
 	count(COUNT_ALLOCATIONS);
 }
 
+/* Probes. Named after the shape of the arguments: tracer/heap/allocators.py says which function has which. */
+
+#ifndef SESSIONS
 /* Return probe of the functions that cannot throw, and plain probe on the `ret` instructions of those that may: a
  * return probe would end the target when an exception passes it.
  */
@@ -312,8 +315,6 @@ int call_returns(struct pt_regs *ctx)
 	call_left(ctx, t, sp);
 	return 0;
 }
-
-/* Probes. Named after the shape of the arguments: tracer/heap/allocators.py says which function has which. */
 
 int enter_malloc(struct pt_regs *ctx)
 {
@@ -356,18 +357,21 @@ int enter_new(struct pt_regs *ctx)
 	return call_entered(ctx, CALL_NEW, PT_REGS_PARM1(ctx), 0, BY_UPROBE, 0);
 }
 
-/* All of the above in one program, run at the entry and at the return (BPF_TRACE_UPROBE_SESSION): which function it is
- * says the cookie of its place. At a return, the instruction pointer is the caller's.
+#else
+/* All shapes in one program, run at the entry and at the return (BPF_TRACE_UPROBE_SESSION): which function it is
+ * says the cookie of its place. At a return, the instruction pointer is the caller's. Functions that may throw are left
+ * at their `ret` instructions, which are places of their own.
  */
 int session_call(struct pt_regs *ctx)
 {
-	if (get_func_ip(ctx) != PT_REGS_IP(ctx)) {
+	u64 cookie = get_attach_cookie(ctx);
+	int is_return = get_func_ip(ctx) != PT_REGS_IP(ctx);
+	if (is_return || cookie == SHAPE_RET) {
 		struct thread_state *t = active() ? find_thread() : NULL;
 		if (t)
-			call_left(ctx, t, PT_REGS_SP(ctx) - RETURNED);
-		return 0;
+			call_left(ctx, t, PT_REGS_SP(ctx) - (is_return ? RETURNED : 0));
+		return SKIP_RETURN;
 	}
-	u64 cookie = get_attach_cookie(ctx);
 	u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx);
 	u32 op = CALL_PLAIN;
 	u64 size = first, pointer = 0;
@@ -388,6 +392,8 @@ int session_call(struct pt_regs *ctx)
 	}
 	return call_entered(ctx, op, size, pointer, BY_SESSION, cookie == SHAPE_MALLOC);
 }
+
+#endif
 
 int enter_free(struct pt_regs *ctx)
 {
@@ -416,11 +422,5 @@ int enter_free(struct pt_regs *ctx)
 		count(COUNT_FREES_UNKNOWN);
 	if (t)
 		t->freed_last = 0;
-	return 0;
-}
-
-/* Never attached: whether it loads as a session program tells what the kernel's uprobe links can do. */
-int feature_session(struct pt_regs *ctx)
-{
 	return 0;
 }

@@ -1,7 +1,8 @@
 /* memtrace.h: what the BPF programs and the Python consumer share: limits, counters, map values and events.
  *
  * tracer/probes/layout.py states the same layouts for Python; tests/unit/test_layout.py compares the two.
- * Configuration arrives as -D: TARGET_TGID, MAX_LIVE, MAX_STACKS, MAX_THREADS, MAX_RSS_KEYS, EVENT_PAGES, FILTER_BITS.
+ * Configuration arrives as -D: TARGET_TGID, MAX_LIVE, MAX_STACKS, MAX_THREADS, MAX_RSS_KEYS, EVENT_PAGES, FILTER_BITS,
+ * and SESSIONS, CALL_EVENTS where the kernel has uprobe sessions and events of single system calls.
  */
 #define MAX_DEPTH 127
 
@@ -99,7 +100,7 @@ struct settings {
 	u64 sample_bytes;  /* mean distance of samples in bytes; blocks of that size or larger are all taken; 1: every one */
 	u64 sample_scale;  /* 2^48 / sample_bytes */
 	u64 probed_since;  /* CLOCK_MONOTONIC: when the malloc probes came back last; what was in flight before is void */
-	u64 fault_stacks;  /* 0: page faults are counted without a stack */
+	u64 fault_stacks;  /* of so many page faults one gets its stack; all are counted */
 };
 
 /* What the kernel side remembers of the traced process. Single entry; user space seeds it while tracing is off. */
@@ -204,6 +205,7 @@ enum call_shape {
 	SHAPE_MEMALIGN,
 	SHAPE_POSIX_MEMALIGN,
 	SHAPE_NEW,
+	SHAPE_RET,        /* a `ret` instruction */
 };
 
 enum rss_cause {

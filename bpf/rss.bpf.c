@@ -147,10 +147,11 @@ static inline int in_known_heap(struct control *c, u64 address)
 	return s && s->heap_is_known && c->heap_start && address >= c->heap_start && address < c->brk;
 }
 
-static inline int stacks_of_faults(void)
+/* Whether this fault gets its stack: all do, or one in `fault_stacks`. */
+static inline int is_stack_wanted(void)
 {
 	struct settings *s = settings_block();
-	return s && s->fault_stacks;
+	return s && (s->fault_stacks <= 1 || bpf_get_prandom_u32() % s->fault_stacks == 0);
 }
 
 /* The walk of a fault's stack has ended: it may serve the pages that follow, if the one before could. For how many was
@@ -204,29 +205,31 @@ int on_page_fault(struct bpf_raw_tracepoint_args *ctx)
 	struct user_registers r;
 	int has_registers = !user_registers(&r);
 	u32 in_heap = in_known_heap(c, address);
-	int stackless = in_heap || !stacks_of_faults();
+	int stackless = in_heap;
 	struct fault_run *run = take_run();
 	if (run) {
 		int mine = run->tid == (u32)bpf_get_current_pid_tgid() && r.call == -1ULL;
+		int goes_on = mine && !in_heap && !run->stackless && run->next == PAGE_OF(address) &&
+			      run->ip == r.ip && run->sp == r.sp && run->bp == r.bp;
+		if (goes_on && run->left) {
+			run->left--;
+			run->served++;
+			run->next += PAGE_SIZE;
+			count_short(run);
+			give_run(run);
+			count_fault(c);
+			return 0;
+		}
+		if (goes_on)
+			before = run->key.stack;
+		if (!in_heap && !is_stack_wanted())
+			stackless = 1;
 		if (mine && stackless && run->stackless && run->heap == in_heap) {
 			run->next = PAGE_OF(address) + PAGE_SIZE;
 			count_short(run);
 			give_run(run);
 			count_fault(c);
 			return 0;
-		}
-		if (mine && !stackless && !run->stackless && run->next == PAGE_OF(address) && run->ip == r.ip && run->sp == r.sp &&
-		    run->bp == r.bp) {
-			if (run->left) {
-				run->left--;
-				run->served++;
-				run->next += PAGE_SIZE;
-				count_short(run);
-				give_run(run);
-				count_fault(c);
-				return 0;
-			}
-			before = run->key.stack;
 		}
 		give_run(run);
 	}

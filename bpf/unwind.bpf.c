@@ -404,6 +404,7 @@ int unwind_raw_tracepoint(struct bpf_raw_tracepoint_args *ctx)
 	return unwind_end(ctx, t);
 }
 
+#ifdef CALL_EVENTS
 int unwind_tracepoint(void *ctx)
 {
 	struct thread_state *t = unwind_thread();
@@ -415,6 +416,8 @@ int unwind_tracepoint(void *ctx)
 	}
 	return unwind_end(ctx, t);
 }
+
+#endif
 
 /* Ways into them, after unwind_begin, as the last step of a probe. They come back only where the tail call fails. */
 static inline int unwind_in_uprobe(struct pt_regs *ctx, struct thread_state *t)

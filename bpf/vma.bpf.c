@@ -200,6 +200,7 @@ static inline int call_ends(void *context, struct call_args *ctx, int is_raw)
 	return 0;
 }
 
+#ifndef CALL_EVENTS
 int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct call_args args = {.args = {ctx->args[0], ctx->args[1]}};
@@ -212,7 +213,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 	return call_ends(ctx, &args, 1);
 }
 
-#ifndef NO_TASK_REGISTERS
+#else
 /* Events syscalls:sys_enter_mmap and so on. Their own fields differ from call to call: the registers do not. */
 static inline int read_registers(struct pt_regs *regs)
 {

@@ -66,6 +66,7 @@ class Evidence:
     windows: tuple[Window, ...] = ()
     unverified: Blocks | None = None
     verified: Blocks | None = None
+    fault_stacks_sampled: bool = False
 
 
 def assemble(evidence: Evidence, book: StackBook) -> Report:
@@ -85,6 +86,7 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         owners=owners,
         start_heap=evidence.heap.start_shares if evidence.heap else None,
         end_heap=evidence.heap.end_shares if evidence.heap else None,
+        fault_stacks_sampled=evidence.fault_stacks_sampled,
     )
     heap = _heap(evidence, books)
     stacks = _stacks(evidence, books, book)

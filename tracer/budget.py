@@ -1,8 +1,10 @@
 """The budget: how much tracing the target's CPU time allows. Pure: what it costs goes in, what to do comes out.
 
+The limit is a share of the CPU time that the target uses, or of one CPU's where it uses less than that.
+
 Above the limit it first samples more coarsely, where that would do, and then lets the malloc probes go. They come back
 for short windows, at a distance at which what the windows cost is repaid by the limit, and stay when a window shows
-that the load has fallen. Page faults keep their stacks unless they alone exceed the limit.
+that the load has fallen. Of page faults, as many get a stack as a part of the limit pays for.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ _LONGEST_WINDOW = 0.1
 # A judgement looks back so far (seconds).
 _MEMORY = 0.3
 _CALM = 3.0
+# The part of the limit that stacks of page faults may take, and the fewest that are taken: one in so many.
+_FOR_FAULT_STACKS = 0.2
+_FEWEST_FAULT_STACKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +65,14 @@ _NOTHING = Load(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What is to be in force until the next look: ``look_in`` seconds from now."""
+    """What is to be in force until the next look, ``look_in`` seconds from now.
+
+    Of ``fault_stacks`` page faults one gets a stack.
+    """
 
     sample_bytes: int
     probes_on: bool = True
-    fault_stacks: bool = True
+    fault_stacks: int = 1
     look_in: float = TICK_SECONDS
 
 
@@ -98,7 +106,7 @@ class Budget:
     _debt: float = 0.0
     _calm: float = 0.0
     _seconds: float = 0.0
-    _fault_stack_cost: float = 0.0
+    _fault_load: Load = _NOTHING
 
     def __post_init__(self) -> None:
         self._orders = Orders(self.sample_bytes)
@@ -127,13 +135,14 @@ class Budget:
             self._while_resting()
         else:
             self._in_window()
-        self._watch_faults(load)
+        self._fault_load = self._fault_load * 0.5 ** (load.wall / _CALM) + load
+        self._watch_faults()
         return self._orders
 
     def _while_tracing(self, load: Load) -> None:
         assert self.limit is not None
-        share = _share(self._recent)
-        if self._recent.cpu < _LEAST_CPU or share <= self.limit:
+        share = _share(self._recent) if self._recent.cpu >= _LEAST_CPU else 0.0
+        if share <= self.limit:
             self._calm = self._calm + load.wall if share <= 0.3 * self.limit else 0.0
             if self._calm >= _CALM:
                 self._sample_finer()
@@ -159,10 +168,9 @@ class Budget:
         assert self.limit is not None
         self._calm = 0.0
         factor = self._orders.sample_bytes / self.sample_bytes
-        if (
-            factor > 1
-            and _share(self._recent) + self._recent.sampled / self._recent.cpu * (factor - 1) < self.limit / 2
-        ):
+        more = self._recent.sampled * (factor - 1)
+        idle = self._recent.cpu < _LEAST_CPU
+        if factor > 1 and (idle or self._recent.cost + more <= self.limit / 2 * (self._recent.cpu + more)):
             self._record(f"sampling every {human_bytes(self.sample_bytes)} again", _share(self._recent))
             self._change(replace(self._orders, sample_bytes=self.sample_bytes))
 
@@ -194,18 +202,20 @@ class Budget:
         self._phase = _Phase.RESTING
         self._change(replace(self._orders, probes_on=False, sample_bytes=self.sample_bytes, look_in=TICK_SECONDS))
 
-    def _watch_faults(self, load: Load) -> None:
+    def _watch_faults(self) -> None:
+        """Take the stacks of so many page faults that they cost no more than a part of the limit."""
         assert self.limit is not None
-        if self._orders.fault_stacks:
-            share = self._recent.fault_stacks / self._recent.cpu if self._recent.cpu >= _LEAST_CPU else 0.0
-            if share > self.limit:
-                self._record("page faults counted without their stacks", share)
-                self._orders = replace(self._orders, fault_stacks=False)
-                plain = self._recent.faults - self._recent.fault_stacks
-                self._fault_stack_cost = self._recent.fault_stacks / max(plain, 1e-9)
-        elif load.faults * self._fault_stack_cost < 0.4 * self.limit * load.cpu:
-            self._record("page faults with their stacks again", _share(load))
-            self._orders = replace(self._orders, fault_stacks=True)
+        now = self._orders.fault_stacks
+        if self._fault_load.cpu < _LEAST_CPU:
+            return
+        if_all = now * self._fault_load.fault_stacks / self._fault_load.cpu
+        wanted = 1
+        while wanted < _FEWEST_FAULT_STACKS and if_all / wanted > _FOR_FAULT_STACKS * self.limit:
+            wanted *= 2
+        if wanted > now or 4 * wanted <= now:
+            if now == 1:
+                self._record("stacks of a part of the page faults only", _share(self._fault_load))
+            self._orders = replace(self._orders, fault_stacks=wanted)
 
     def _change(self, orders: Orders) -> None:
         self._orders = orders

@@ -394,6 +394,7 @@ class Session:
             blocks=blocks.live,
             unverified=blocks.unverified,
             verified=blocks.verified,
+            fault_stacks_sampled=self._throttle.fault_stacks_sampled,
             resident=resident,
             probed=tuple(self._attachment.probed),
             counters=counters,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracer.attachment import Attachment
 from tracer.budget import Budget, Load, Orders
@@ -17,8 +17,10 @@ from tracer.probes.program import Program
 from tracer.probes.runtime import RunTime, RunTimes
 
 # Nanoseconds in our programs, until the kernel has told: of a call that is not sampled, of one that is beyond that, of
-# a free, of a page fault without a stack and of the stack.
-_CALL_NS, _SAMPLED_NS, _FREE_NS, _FAULT_NS, _STACK_NS = 70.0, 900.0, 40.0, 150.0, 500.0
+# a free and of the stack of a page fault.
+_CALL_NS, _SAMPLED_NS, _FREE_NS, _STACK_NS = 70.0, 900.0, 40.0, 500.0
+# Of a page fault without a stack, of another process's, and of the kernel's own timing of a program.
+_FAULT_NS, _OTHERS_NS, _TIMING_NS = 150.0, 25.0, 40.0
 _TIMED_EVERY = 2.0
 _CALLS = ("session_call", "call_returns", "enter_malloc", "enter_valloc", "enter_calloc", "enter_realloc")
 _CALL_PROGRAMS = (*_CALLS, "enter_reallocarray", "enter_memalign", "enter_posix_memalign", "enter_new")
@@ -35,13 +37,14 @@ class _ProgramCosts:
     call: float = _CALL_NS
     sampled: float = _SAMPLED_NS
     free: float = _FREE_NS
-    fault: float = _FAULT_NS + _STACK_NS
+    stack: float = _STACK_NS
 
-    def learn(self, times: dict[str, RunTime], counted: dict[str, int]) -> None:
-        """Take over what was measured, where enough was counted meanwhile."""
+    def learn(self, times: dict[str, RunTime], counted: dict[str, int], fault_stacks: int) -> None:
+        """Take over what was measured, where enough was counted; one fault in ``fault_stacks`` had a stack."""
 
         def total(names: tuple[str, ...]) -> float:
-            return float(sum(times[name].ns for name in names if name in times))
+            known = [times[name] for name in names if name in times]
+            return max(0.0, sum(time.ns - _TIMING_NS * time.runs for time in known))
 
         calls, sampled, frees = counted["probe_hits"], counted["sampled"], counted["free_hits"]
         if calls >= _FEW and not sampled:
@@ -50,8 +53,12 @@ class _ProgramCosts:
             self.sampled = max(0.0, total(_CALL_PROGRAMS) - self.call * calls) / sampled
         if frees >= _FEW:
             self.free = total(("enter_free",)) / frees
-        if counted["faults"] >= _FEW:
-            self.fault = total(_FAULT_PROGRAMS) / counted["faults"]
+        faults = counted["faults"]
+        if faults >= _FEW * fault_stacks:
+            # The tracepoints run for every process; of the others' faults the programs make short work.
+            others = sum(times[name].runs for name in _FAULT_PROGRAMS if name in times) - 2 * faults
+            spent = total(_FAULT_PROGRAMS) - max(0, others) * _OTHERS_NS - faults * _FAULT_NS
+            self.stack = max(0.0, spent) / faults * fault_stacks
 
 
 class Throttle:
@@ -65,6 +72,7 @@ class Throttle:
     ) -> None:
         self.budget = budget
         self.windows: list[Window] = []
+        self.fault_stacks_sampled = False
         self._program = program
         self._attachment = attachment
         self._clock = (~pid << 3) | 2  # the process's CPU clock: MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED)
@@ -117,7 +125,9 @@ class Throttle:
         now = time.monotonic()
         if now < self._next:
             return
-        self._act(self.budget.look(self._load(now)))
+        load = self._load(now)
+        # Of a process that hardly runs, a share of its CPU time would be next to nothing, though nobody waits for it.
+        self._act(self.budget.look(replace(load, cpu=max(load.cpu, load.wall))))
         self._next = time.monotonic() + self._orders.look_in
 
     def stop(self) -> None:
@@ -147,8 +157,8 @@ class Throttle:
         of_samples = sampled * (traps.returned - traps.skipped + programs.sampled)
         of_calls = calls * (traps.skipped + programs.call + (dear if probes.stepped_allocations else 0.0))
         of_frees = frees * (traps.entry + programs.free + (dear if probes.stepped_frees else 0.0))
-        of_stacks = passed["faults"] * max(0.0, programs.fault - _FAULT_NS) if self._orders.fault_stacks else 0.0
-        of_faults = passed["faults"] * (traps.fault + min(programs.fault, _FAULT_NS)) + of_stacks
+        of_stacks = passed["faults"] / self._orders.fault_stacks * programs.stack
+        of_faults = passed["faults"] * (traps.fault + _FAULT_NS) + of_stacks
         return Load(
             wall,
             cpu,
@@ -162,13 +172,14 @@ class Throttle:
         """Have the kernel time our programs from one look to the next, now and then."""
         if self._run_times.running:
             counted = {name: value - self._counted_from[name] for name, value in counters.items()}
-            self._costs.learn(self._run_times.end(), counted)
+            self._costs.learn(self._run_times.end(), counted, self._orders.fault_stacks)
         elif now - self._timed_at >= _TIMED_EVERY:
             self._timed_at, self._counted_from = now, counters
             self._run_times.begin()
 
     def _act(self, orders: Orders) -> None:
         before, self._orders = self._orders, orders
+        self.fault_stacks_sampled |= orders.fault_stacks > 1
         if orders.probes_on and not before.probes_on:
             self._probed_since = time.monotonic_ns()
             self._write_settings()
@@ -192,7 +203,7 @@ class Throttle:
                 sample_bytes=taken,
                 sample_scale=scale_of(taken),
                 probed_since=self._probed_since,
-                fault_stacks=int(self._orders.fault_stacks),
+                fault_stacks=self._orders.fault_stacks,
                 count_faults=int(self._attachment.rss_source == "faults"),
             )
         )

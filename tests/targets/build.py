@@ -34,6 +34,9 @@ hot_leak            the same, and one call in many leaks: what a budget must fin
 zoo                 every kind of memory gets its class (commands `m`, `f`, `s` and `x`)
 random_vm           the model of the address space is the kernel's after any system calls (commands `n` and `g`)
 handover            the same with four threads that hand addresses on to each other
+mix                 sizes of all kinds, whose live bytes are known (commands `g` and `f`)
+touch               page faults and nothing else (command `c`)
+fault_runs          callers that take turns in touching pages are told apart
 leaky-server        the demonstration: a server with a leak, a cache, churn and a mapped log
 grow                a Python program that grows (a script: see command())
 
@@ -126,6 +129,7 @@ def _all_targets() -> Iterator[Target]:
     yield Target("zoo", "zoo.c")
     yield Target("random_vm", "random_vm.c")
     yield Target("handover", "handover.c")
+    yield Target("mix", "mix.c")
     yield Target("leaky-server", "leaky_server.c")
 
 

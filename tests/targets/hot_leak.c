@@ -1,6 +1,7 @@
-// Threads that do nothing but malloc and free, ten calls deep, and one call in EVERY that leaks: the leak keeps pace with
-// the loop, so that a tracer which slows the loop down sees little of it. Command `c` answers {"pairs": N, "leaked": B},
-// bytes counted since ready. Arguments: [THREADS [EVERY [SIZE]]]; EVERY 0 leaks nothing. Never quiet.
+// Threads that do nothing but malloc and free, DEPTH calls deep, and one call in EVERY that leaks: the leak keeps pace
+// with the loop, so that a tracer which slows the loop down sees little of it. Command `c` answers
+// {"pairs": N, "leaked": B}, bytes counted since ready. Arguments: [THREADS [EVERY [SIZE [DEPTH]]]]; EVERY 0 leaks
+// nothing. Never quiet.
 #include "target.h"
 #include <pthread.h>
 
@@ -13,25 +14,20 @@ struct worker {
 } __attribute__((aligned(128)));
 
 static struct worker workers[MAX_THREADS];
-static size_t threads, every, size;
+static size_t threads, every, size, depth;
 
 TRACED static void *hot_malloc(size_t bytes)
 {
     return malloc(bytes);
 }
 
-#define CALLS(outer, inner)                    \
-    TRACED static void *outer(size_t bytes)    \
-    {                                          \
-        void *address = inner(bytes);          \
-        __asm__ volatile("" : "+r"(address));  \
-        return address;                        \
-    }
-CALLS(hot_1, hot_malloc)
-CALLS(hot_2, hot_1)
-CALLS(hot_3, hot_2)
-CALLS(hot_4, hot_3)
-CALLS(hot_5, hot_4)
+TRACED static void *hot_call(size_t bytes, size_t deeper)
+{
+    void *address = deeper ? hot_call(bytes, deeper - 1) : hot_malloc(bytes);
+
+    __asm__ volatile("" : "+r"(address)); // no tail call
+    return address;
+}
 
 TRACED static void planted_leak(struct worker *worker)
 {
@@ -50,7 +46,7 @@ TRACED static void *hot_loop(void *argument)
 
     for (size_t i = 1;; i++) {
         free(slots[i % SLOTS]);
-        slots[i % SLOTS] = hot_5(64 + i * 37 % 512);
+        slots[i % SLOTS] = hot_call(64 + i * 37 % 512, depth);
         if (i % 16 == 0)
             __atomic_fetch_add(&worker->pairs, 16, __ATOMIC_RELAXED);
         if (every && i % every == 0)
@@ -79,6 +75,7 @@ int main(int argc, char **argv)
     threads = argument(argc, argv, 1, 1);
     every = argument(argc, argv, 2, 50000);
     size = argument(argc, argv, 3, 1000);
+    depth = argument(argc, argv, 4, 8);
     if (threads > MAX_THREADS || size == 0)
         return 2;
     for (size_t i = 0; i < threads; i++)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -88,8 +89,9 @@ def test_what_is_no_format(text: str) -> None:
 class FakeProgram:
     """Loads anything but what is refused."""
 
-    def __init__(self, refused: str = "") -> None:
+    def __init__(self, refused: str = "", *, has_call_events: bool = False) -> None:
         self.refused = refused
+        self.has_call_events = has_call_events
 
     def load(self, function: str, kind: str, attach_type: int = -1) -> int:
         if function == self.refused:
@@ -127,7 +129,8 @@ def attach(monkeypatch: pytest.MonkeyPatch) -> Attach:
         described: str = FORMAT,
         refused: str = "",
         wanted: RssSource = "rss-stat",
-        single_calls: bool = False,
+        *,
+        has_call_events: bool = False,
     ) -> Tracepoints:
         def event() -> tuple[str, int]:
             machine.need("tracefs")
@@ -136,15 +139,14 @@ def attach(monkeypatch: pytest.MonkeyPatch) -> Attach:
         monkeypatch.setattr(tracepoints, "rss_stat_event", event)
 
         def ids(_tracefs: int, name: str) -> tuple[int, int]:
-            if not single_calls:
-                raise FileNotFoundError(2, "No such file or directory", name)
             return tracepoints._MEMORY_CALLS.index(name), 100 + tracepoints._MEMORY_CALLS.index(name)
 
         monkeypatch.setattr(kernel, "open_tracefs", lambda: os.open("/", os.O_RDONLY))
         monkeypatch.setattr(tracepoints, "_event_ids", ids)
         monkeypatch.setattr(kernel, "open_raw_tracepoint", lambda name, _fd: machine.open(name))
         monkeypatch.setattr(kernel, "open_tracepoint", lambda _fd, number: machine.open(f"event {number}"))
-        return attach_tracepoints(cast(Program, FakeProgram(refused)), wanted)
+        program = FakeProgram(refused, has_call_events=has_call_events)
+        return attach_tracepoints(cast(Program, program), wanted)
 
     return attach_to
 
@@ -163,6 +165,21 @@ def test_all_are_attached_and_given_back(attach: Attach) -> None:
     assert open_descriptors() - before == len(machine.attached)
     attached.close()
     attached.close()
+    assert open_descriptors() == before
+
+
+def test_where_single_system_calls_have_events_no_other_call_pays(attach: Attach) -> None:
+    before, machine = open_descriptors(), Kernel()
+    attached = attach(machine, has_call_events=True)
+    assert not {"sys_enter", "sys_exit"} & set(machine.attached)
+    for name in ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect"):
+        entry, leave = (machine.attached.index(f"event sys_{side}_{name}") for side in ("enter", "exit"))
+        assert leave < entry
+    attached.close()
+    attached.close()
+    for thread in threading.enumerate():
+        if thread.name == "detaching":
+            thread.join()
     assert open_descriptors() == before
 
 

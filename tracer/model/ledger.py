@@ -88,6 +88,7 @@ def close_books(
     owners: Mapping[int, int | None] | None = None,
     start_heap: Mapping[int, HeapShare] | None = None,
     end_heap: Mapping[int, HeapShare] | None = None,
+    fault_stacks_sampled: bool = False,
 ) -> Books:
     """Split the growth between two snapshots.
 
@@ -96,7 +97,8 @@ def close_books(
 
     ``survivors`` is set where the malloc probes were off for a time: then what the allocator's memory grew by beyond
     the live blocks may be live, too. ``owners`` maps stacks of page faults to the allocating stacks that they belong
-    to; None for one whose blocks come and go.
+    to; None for one whose blocks come and go. With ``fault_stacks_sampled``, only a part of the page faults has a
+    stack, which stands for all.
 
     ``classes`` and ``start_classes`` map the start address of each VMA of the end and of the start snapshot to its
     class. ``tracker`` was seeded from the start snapshot. ``resident`` tells which pages were resident at the end.
@@ -107,6 +109,8 @@ def close_books(
     )
     books.survivors, books.owners = survivors, owners or {}
     books.heaps = (start_heap, end_heap) if start_heap is not None and end_heap is not None else None
+    if fault_stacks_sampled:
+        books.scale_faults()
     return books.close()
 
 
@@ -151,6 +155,15 @@ class _Bookkeeper:
         self._held: dict[int, int] = defaultdict(int)
         for range_ in tracker.ranges:
             self._held[range_.origin] += range_.size
+
+    def scale_faults(self) -> None:
+        """Let the faults with a stack stand for all, origin by origin."""
+        for origin, without in self._tracker.faulted_without_stack.items():
+            stacks = self._faults[origin]
+            known = sum(amount for amount in stacks.values() if amount > 0)
+            if known > 0 and without > 0:
+                for stack, amount in stacks.items():
+                    stacks[stack] = round(amount * (1 + without / known)) if amount > 0 else amount
 
     def _rss_at_start(self) -> dict[int, int]:
         """What each origin that was there at the start held then; what was opened of a reserve held nothing."""

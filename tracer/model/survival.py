@@ -1,24 +1,26 @@
 """What is left of blocks that were seen allocated in short windows, when most frees go unseen.
 
 While the malloc probes are off, a block may be freed without a trace: what is still in the table of live blocks has
-*lived through a gap*, and may be gone. How many are left follows from what the windows show: of the blocks of a stack
-that came into a later window, so many were seen freed in so much probed time. That gives the rate at which blocks of
-this stack die once they are older than a window, and with it the share that is left by now. Blocks that nobody is seen
-to free stay whole: a leak; those of a busy loop are freed within the next window, so that nothing of them is left.
+*lived through a gap*, and may be gone. How many are left follows from what the windows show. A death that comes at any
+time falls into a window with the chance that is the windows' share of the time: so many frees of blocks from earlier
+windows stand for so many deaths. As few frees tell little, the estimate is the lower end of what they allow. Blocks
+that nobody is seen to free stay whole: a leak. Lives that are shorter than a gap end unseen; but then their addresses
+are used again, and freed again, in a later window, which counts as a death just as well.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tracer.model.blocks import Blocks
 from tracer.model.sampling import bytes_for
 
-_STEPS = 60
+# How far below the estimate its lower end is, in standard errors of the number of frees.
+_SIGMAS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,37 +75,18 @@ def sort_out(blocks: Blocks, windows: Sequence[Window], now: int, verify: Verify
     return KnownBlocks(live, blocks.where(lambda i: i in late and blocks.addresses[i] in vouched), none)
 
 
-def death_rate(births: Sequence[int], late_frees: float, windows: Sequence[Window], now: int) -> float:
-    """Deaths per second of a block that outlived its window.
+def share_left(blocks: int, late_frees: float, probed: float) -> float:
+    """The share of a stack's blocks that is left, at least.
 
-    ``births`` are the times of the blocks that may be left, ``late_frees`` how many others were seen freed in a window
-    later than their own. The rate is that at which the expected number of frees in the windows is the number seen.
+    So many ``blocks`` came out of their windows and were not seen freed, ``late_frees`` were; ``probed`` is the share
+    of the time since in which they could be.
     """
-    if not late_frees:
+    if not late_frees or not blocks:
+        return 1.0
+    if probed <= 0:
         return 0.0
-    spans = [(window.start, window.seconds(now)) for window in windows]
-    mean = sum(seconds for _, seconds in spans) / max(len(spans), 1)
-    # Of those that were freed, each was exposed for half a window, in the mean.
-    exposed_dead = late_frees * mean / 2
-    starts = [start for start, _ in spans]
-
-    def exposure(rate: float) -> float:
-        total = exposed_dead
-        for birth in births:
-            for start, seconds in spans[bisect_right(starts, birth) :]:
-                total += seconds * math.exp(-rate * (start - birth) / 1e9)
-        return total
-
-    low, high = 0.0, late_frees / max(exposed_dead, 1e-9)
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if late_frees > middle * exposure(middle) else (low, middle)
-    return (low + high) / 2
-
-
-def share_left(birth: int, rate: float, now: int) -> float:
-    """The share of blocks of this birth that is left, at this rate of deaths."""
-    return math.exp(-rate * max(0, now - birth) / 1e9)
+    deaths = (late_frees + _SIGMAS * math.sqrt(late_frees)) / probed
+    return max(0.0, 1 - max(0.0, deaths - late_frees) / blocks)
 
 
 def stands_for_time(birth: int, windows: Sequence[Window], now: int) -> float:
@@ -147,15 +130,15 @@ def estimate_survivors(
     ``unverified`` may have been freed since; ``verified`` are known to be live, and stand only for the unseen ones.
     ``late_frees`` are the frees of each stack's blocks in windows later than their own.
     """
-    births: dict[int, list[int]] = defaultdict(list)
-    for stack, birth in zip(unverified.stacks, unverified.times, strict=True):
-        births[stack].append(birth)
-    rates = {stack: death_rate(times, late_frees.get(stack, 0), windows, now) for stack, times in births.items()}
+    # What was born in the first window could be seen freed in all the others.
+    since = windows[0].end or now if windows else now
+    probed = probed_share(windows[1:], since, now) if now > since else 0.0
+    born = Counter(unverified.stacks)
+    left = {stack: share_left(count, late_frees.get(stack, 0), probed) for stack, count in born.items()}
     places = []
     for blocks, seen in ((unverified, 0.0), (verified, 1.0)):
         columns = (blocks.addresses, blocks.sizes, blocks.stacks, blocks.times, blocks.chances)
         for address, size, stack, birth, chance in zip(*columns, strict=True):
             stands_for = bytes_for(size, chance) * (stands_for_time(birth, windows, now) - seen)
-            left = 1.0 if seen else share_left(birth, rates[stack], now)
-            places.append((address, stack, stands_for * left))
+            places.append((address, stack, stands_for * (1.0 if seen else left[stack])))
     return Survivors(places)

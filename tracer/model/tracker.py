@@ -59,6 +59,8 @@ class Tracker:
         self.ranges = RangeMap()
         self.origins: list[Origin] = []
         self.faulted: dict[tuple[int, int], int] = defaultdict(int)
+        # Page faults without a stack, by origin.
+        self.faulted_without_stack: Counter[int] = Counter()
         # What system calls other than mappings brought into (or took out of) ranges: by origin and call.
         self.called: dict[tuple[int, str], int] = defaultdict(int)
         # By member, cause and whether it went.
@@ -80,6 +82,7 @@ class Tracker:
         self._unknown, self._allocator = 0, 1
         self.faulted.clear()
         self.called.clear()
+        self.faulted_without_stack.clear()
         self.rss_by_cause.clear()
         self.advised.clear()
         self._direct.clear()
@@ -227,6 +230,8 @@ class Tracker:
             for origin, amount in self._placed(change):
                 if change.stack:
                     self.faulted[(origin, change.stack)] += amount
+                elif change.cause == "fault":
+                    self.faulted_without_stack[origin] += amount
                 elif change.cause in ("madvise", "other_call"):
                     self.called[(origin, cause)] += amount
 

@@ -13,7 +13,7 @@ import fcntl
 import os
 import platform
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,6 +34,16 @@ BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 
 BPF_TRACE_UPROBE_MULTI = 48
 BPF_TRACE_UPROBE_SESSION = 57
+
+_EXIT = struct.pack("<BBhi", 0x95, 0, 0, 0)
+# call bpf_get_current_task_btf; r1 = r0; call bpf_task_pt_regs; r0 = 0; exit
+_TASK_REGISTERS = (
+    struct.pack("<BBhi", 0x85, 0, 0, 158)
+    + struct.pack("<BBhi", 0xBF, 0x01, 0, 0)
+    + struct.pack("<BBhi", 0x85, 0, 0, 175)
+    + struct.pack("<BBhi", 0xB7, 0, 0, 0)
+    + _EXIT
+)
 
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -72,10 +82,51 @@ def bpf(command: int, attributes: bytes | bytearray | ctypes.Array[ctypes.c_char
 
 def load_program(answer: int, attach_type: int = 0, kind: int = BPF_PROG_TYPE_KPROBE) -> int:
     """Load a program that does nothing but return ``answer``; returns its file descriptor. Raises OSError."""
-    instructions = struct.pack("<BBhi", 0xB7, 0, 0, answer) + struct.pack("<BBhi", 0x95, 0, 0, 0)  # r0 = answer; exit
-    code, licence = ctypes.create_string_buffer(instructions, 16), ctypes.create_string_buffer(b"GPL")
-    attributes = struct.pack("<IIQQ", kind, 2, ctypes.addressof(code), ctypes.addressof(licence))
+    instructions = struct.pack("<BBhi", 0xB7, 0, 0, answer) + _EXIT  # r0 = answer; exit
+    return load_instructions(instructions, attach_type, kind)
+
+
+def load_instructions(instructions: bytes, attach_type: int = 0, kind: int = BPF_PROG_TYPE_KPROBE) -> int:
+    """Load a program given as instructions; returns its file descriptor. Raises OSError."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack("<IIQQ", kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence))
     return bpf(BPF_PROG_LOAD, attributes.ljust(68, b"\0") + struct.pack("<I", attach_type))
+
+
+def has_uprobe_sessions() -> bool:
+    """Whether the kernel has session links (6.13), and with them uprobe-multi links that can be trusted.
+
+    Those exist from kernel 6.6, but filtered by thread instead of by process until 6.10 (commit 46ba0e49b642).
+    """
+    return _loads(lambda: load_program(0, BPF_TRACE_UPROBE_SESSION))
+
+
+def has_task_registers() -> bool:
+    """Whether a tracepoint's program can read the user's registers: helpers 158 and 175, Linux 5.15 with BTF."""
+    return _loads(lambda: load_instructions(_TASK_REGISTERS, kind=BPF_PROG_TYPE_TRACEPOINT))
+
+
+def has_system_call_events() -> bool:
+    """Whether tracefs has the events of single system calls (CONFIG_FTRACE_SYSCALLS)."""
+    try:
+        tracefs = open_tracefs()
+    except OSError:
+        return False
+    try:
+        return bool(read_at(tracefs, "events/syscalls/sys_enter_mmap/id"))
+    except OSError:
+        return False
+    finally:
+        os.close(tracefs)
+
+
+def _loads(load: Callable[[], int]) -> bool:
+    try:
+        os.close(load())
+    except OSError:
+        return False
+    return True
 
 
 def enable_run_times() -> int:

@@ -90,6 +90,7 @@ class CallShape(IntEnum):
     MEMALIGN = 6
     POSIX_MEMALIGN = 7
     NEW = 8
+    RET = 9
 
 
 class Event(NamedTuple):

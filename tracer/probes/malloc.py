@@ -14,7 +14,7 @@ from tracer.heap.placement import is_emulated
 from tracer.probes import kernel
 from tracer.probes.holder import ProbeHolder
 from tracer.probes.layout import CallShape
-from tracer.probes.program import Program, supports_uprobe_session
+from tracer.probes.program import Program
 
 _ENTRY_PROGRAMS = {
     AllocShape.MALLOC: "enter_malloc",
@@ -65,7 +65,7 @@ class MallocProbes:
         self._program = program
         self._holder = holder
         self._pid = pid
-        self._by_link = supports_uprobe_session(program)
+        self._by_link = program.has_sessions
         self._groups: list[_Group] = []
         self._files: list[int] = []
         self.is_on = True
@@ -103,18 +103,20 @@ class MallocProbes:
             # A session's program runs at the return as well.
             if not (self._by_link and site.kind == "return"):
                 by_program[self._program_of(site)].append(site)
+        for sites in by_program.values():
+            sites.sort(key=lambda site: site.kind == "entry")
         return [
             _Group(function, on_return, path, image.path, tuple(sites), self._cookies(function, sites))
             for (function, on_return), sites in by_program.items()
         ]
 
     def _program_of(self, site: ProbeSite) -> tuple[str, bool]:
-        if site.kind != "entry":
-            return _RETURNING, site.kind == "return"
         if site.shape.releases_only:
             return _RELEASING, False
         if self._by_link:
             return _SESSION, False
+        if site.kind != "entry":
+            return _RETURNING, site.kind == "return"
         leaf_or_not = "enter_valloc" if _shape_of(site) is CallShape.VALLOC else _ENTRY_PROGRAMS[site.shape]
         return leaf_or_not, False
 
@@ -184,6 +186,8 @@ class MallocProbes:
 
 
 def _shape_of(site: ProbeSite) -> CallShape:
+    if site.kind == "ret-instruction":
+        return CallShape.RET
     if site.shape is AllocShape.MALLOC:
         return CallShape.MALLOC if _LEAF.fullmatch(site.symbol) else CallShape.VALLOC
     return CallShape[site.shape.name]

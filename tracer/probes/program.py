@@ -63,7 +63,10 @@ class Limits:
 
 
 class Program:
-    """The loaded programs; ``close`` (or the process's end) takes everything back."""
+    """The loaded programs; ``close`` (or the process's end) takes everything back.
+
+    ``has_sessions``: uprobes by session links; ``has_call_events``: events of single system calls.
+    """
 
     def __init__(self, target_tgid: int, limits: Limits, unwind: UnwindSizes) -> None:
         """Compile for one process; ``unwind`` sizes its unwind tables.
@@ -71,6 +74,8 @@ class Program:
         Raises MissingDependencyError (no bcc) or KernelError (it refuses, and why).
         """
         self._bcc: Any = import_bcc()
+        self.has_sessions = kernel.has_uprobe_sessions()
+        self.has_call_events = kernel.has_task_registers() and kernel.has_system_call_events()
         self.loaded: dict[str, int] = {}
         directory = bpf_directory()
         header = (directory / "memtrace.h").read_text(encoding="utf-8")
@@ -92,6 +97,8 @@ class Program:
             f"-DEVENT_PAGES={limits.event_pages}",
             f"-DMAX_CPUS={_possible_cpus()}",
             f"-DFILTER_BITS={limits.filter_bits}",
+            *(["-DSESSIONS"] if self.has_sessions else []),
+            *(["-DCALL_EVENTS"] if self.has_call_events else []),
             *unwind.flags(),
         ]
         with captured_stderr() as messages:
@@ -225,15 +232,3 @@ def _first_reason(messages: str, error: Exception) -> str:
             return line
     told = [line for line in lines if not line.startswith(("processed ", "bpf: Failed"))]
     return told[-1] if told else str(error)
-
-
-def supports_uprobe_session(program: Program) -> bool:
-    """Whether the kernel has session links (6.13), and with them uprobe-multi links that can be trusted.
-
-    Those exist from kernel 6.6, but filtered by thread instead of by process until 6.10 (commit 46ba0e49b642).
-    """
-    try:
-        program.load("feature_session", "KPROBE", kernel.BPF_TRACE_UPROBE_SESSION)
-    except KernelError:
-        return False
-    return True

@@ -106,8 +106,10 @@ def _attach_rss_stat(program: Program, attached: Tracepoints) -> bool:
 
 
 def _attach_memory_calls(program: Program, attached: Tracepoints) -> bool:
-    """Attach to the events of the single system calls; False where this kernel or its tracefs does not allow it."""
+    """Attach to the events of the single system calls; False where this kernel has none."""
     held: list[int] = []
+    if not program.has_call_events:
+        return False
     try:
         tracefs = kernel.open_tracefs()
         try:
@@ -119,9 +121,9 @@ def _attach_memory_calls(program: Program, attached: Tracepoints) -> bool:
         for entry_id, exit_id in ids:
             held.append(kernel.open_tracepoint(leave, exit_id))
             held.append(kernel.open_tracepoint(enter, entry_id))
-    except (OSError, KernelError):
+    except OSError as error:
         kernel.close_all(held)
-        return False
+        raise KernelError(f"the events of system calls cannot be attached: {error.strerror}") from error
     attached.slow += held
     return True
 
