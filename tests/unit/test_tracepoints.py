@@ -138,11 +138,8 @@ def attach(monkeypatch: pytest.MonkeyPatch) -> Attach:
 
         monkeypatch.setattr(tracepoints, "rss_stat_event", event)
 
-        def ids(_tracefs: int, name: str) -> tuple[int, int]:
-            return tracepoints._MEMORY_CALLS.index(name), 100 + tracepoints._MEMORY_CALLS.index(name)
-
         monkeypatch.setattr(kernel, "open_tracefs", lambda: os.open("/", os.O_RDONLY))
-        monkeypatch.setattr(tracepoints, "_event_ids", ids)
+        monkeypatch.setattr(tracepoints, "_event_ids", lambda _tracefs, name: (f"sys_enter_{name}", f"sys_exit_{name}"))
         monkeypatch.setattr(kernel, "open_raw_tracepoint", lambda name, _fd: machine.open(name))
         monkeypatch.setattr(kernel, "open_tracepoint", lambda _fd, number: machine.open(f"event {number}"))
         program = FakeProgram(refused, has_call_events=has_call_events)
@@ -172,7 +169,7 @@ def test_where_single_system_calls_have_events_no_other_call_pays(attach: Attach
     before, machine = open_descriptors(), Kernel()
     attached = attach(machine, has_call_events=True)
     assert not {"sys_enter", "sys_exit"} & set(machine.attached)
-    for name in ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect"):
+    for name in ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect", "pkey_mprotect", "shmat", "shmdt"):
         entry, leave = (machine.attached.index(f"event sys_{side}_{name}") for side in ("enter", "exit"))
         assert leave < entry
     attached.close()

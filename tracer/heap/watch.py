@@ -62,8 +62,9 @@ class HeapWatch:
             reasons = [*self._end.notes] + ([self._reason] if self._reason else [])
             if self._end.changed:
                 reasons.append("the heap changed while it was read: its parts were seen at slightly different moments")
+            finding = found.finding if found.kind != "little" else None
             return HeapInside(
-                _GLIBC, self._start, _state(self._end), "; ".join(reasons) or None, found.finding, found.remedies
+                _GLIBC, self._start, _state(self._end), "; ".join(reasons) or None, finding, found.remedies
             )
         other = next((name for name in names if why_not_walked(name)), None)
         if other is not None:
