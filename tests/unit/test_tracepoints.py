@@ -139,7 +139,9 @@ def attach(monkeypatch: pytest.MonkeyPatch) -> Attach:
         monkeypatch.setattr(tracepoints, "rss_stat_event", event)
 
         monkeypatch.setattr(kernel, "open_tracefs", lambda: os.open("/", os.O_RDONLY))
-        monkeypatch.setattr(tracepoints, "_event_ids", lambda _tracefs, name: (f"sys_enter_{name}", f"sys_exit_{name}"))
+        monkeypatch.setattr(
+            tracepoints, "call_event_ids", lambda _tracefs, name: (f"sys_enter_{name}", f"sys_exit_{name}")
+        )
         monkeypatch.setattr(kernel, "open_raw_tracepoint", lambda name, _fd: machine.open(name))
         monkeypatch.setattr(kernel, "open_tracepoint", lambda _fd, number: machine.open(f"event {number}"))
         program = FakeProgram(refused, has_call_events=has_call_events)

@@ -22,7 +22,14 @@ from tracer.probes import kernel
 from tracer.probes.bcc_import import import_bcc
 from tracer.probes.maps import KernelMap
 from tracer.probes.program import Limits, Program, captured_stderr
-from tracer.probes.tracepoints import FAULT_TRACEPOINTS, RAW_TRACEPOINTS, rss_stat_event, rss_stat_layout_matches
+from tracer.probes.tracepoints import (
+    FAULT_TRACEPOINTS,
+    RAW_CALLS,
+    RAW_TRACEPOINTS,
+    call_event_ids,
+    rss_stat_event,
+    rss_stat_layout_matches,
+)
 from tracer.procfs.maps import read_maps
 from tracer.unwind.access import UnwindSizes
 
@@ -70,7 +77,7 @@ def bpf_features() -> dict[str, Outcome]:
 
     found[COMPILE] = tried(compile_all)
     if program is None:
-        wanted = (RSS_STAT, *FAULT_TRACEPOINTS, *RAW_TRACEPOINTS, *_UPROBES, PROCESS_IDS)
+        wanted = (RSS_STAT, *FAULT_TRACEPOINTS, *RAW_CALLS, *RAW_TRACEPOINTS, *_UPROBES, PROCESS_IDS)
         return found | dict.fromkeys(wanted, Outcome("untried", "needs compiled BPF programs"))
     try:
         return found | _tracepoints(program) | _uprobes()
@@ -86,9 +93,25 @@ def _make_map(kind: int, key_size: int, value_size: int, entries: int, flags: in
 def _tracepoints(program: Program) -> dict[str, Outcome]:
     found = {RSS_STAT: tried(lambda: _attach_rss_stat(program))}
     functions = {**dict.fromkeys(FAULT_TRACEPOINTS, "on_page_fault"), **RAW_TRACEPOINTS}
+    if not program.has_call_events:
+        functions |= RAW_CALLS
     for name, function in functions.items():
         found[name] = tried(_raw_attempt(program, name, function))
+    if program.has_call_events:
+        found |= dict.fromkeys(RAW_CALLS, tried(lambda: _attach_call_events(program)))
     return found
+
+
+def _attach_call_events(program: Program) -> str:
+    """Where single system calls have events, those are used, so that all other calls cost nothing."""
+    tracefs = kernel.open_tracefs()
+    try:
+        ids = call_event_ids(tracefs, "mmap")
+    finally:
+        os.close(tracefs)
+    for function, event_id in zip(("on_memory_call", "on_memory_call_end"), ids, strict=True):
+        os.close(kernel.open_tracepoint(program.load(function, "TRACEPOINT"), event_id))
+    return "by the events of single system calls"
 
 
 def _raw_attempt(program: Program, name: str, function: str) -> Callable[[], str]:

@@ -45,6 +45,7 @@ _TASK_REGISTERS = (
     + _EXIT
 )
 
+_PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_DUMMY = 1, 9
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_ENABLE = 0x2400
@@ -108,8 +109,9 @@ def has_task_registers() -> bool:
 
 
 def has_system_call_events() -> bool:
-    """Whether tracefs has the events of single system calls (CONFIG_FTRACE_SYSCALLS)."""
+    """Whether tracefs has the events of single system calls (CONFIG_FTRACE_SYSCALLS), and perf events are allowed."""
     try:
+        os.close(_perf_event(struct.pack("<IIQ", _PERF_TYPE_SOFTWARE, _PERF_ATTR_SIZE, _PERF_COUNT_SW_DUMMY), 0, -1))
         tracefs = open_tracefs()
     except OSError:
         return False
@@ -183,9 +185,9 @@ def open_tracepoint(program_fd: int, event_id: int) -> int:
     return _open_perf_event(attributes, -1, 0, program_fd)
 
 
-def _open_perf_event(attributes: bytes, pid: int, cpu: int, program_fd: int) -> int:
+def _perf_event(attributes: bytes, pid: int, cpu: int) -> int:
     block = ctypes.create_string_buffer(attributes, _PERF_ATTR_SIZE)
-    fd = _syscall(
+    return _syscall(
         _numbers()[1],
         ctypes.byref(block),
         ctypes.c_int(pid),
@@ -193,6 +195,10 @@ def _open_perf_event(attributes: bytes, pid: int, cpu: int, program_fd: int) -> 
         ctypes.c_int(-1),
         ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
     )
+
+
+def _open_perf_event(attributes: bytes, pid: int, cpu: int, program_fd: int) -> int:
+    fd = _perf_event(attributes, pid, cpu)
     try:
         fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program_fd)
         fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)

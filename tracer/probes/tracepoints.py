@@ -113,7 +113,7 @@ def _attach_memory_calls(program: Program, attached: Tracepoints) -> bool:
     try:
         tracefs = kernel.open_tracefs()
         try:
-            ids = [_event_ids(tracefs, name) for name in _MEMORY_CALLS]
+            ids = [call_event_ids(tracefs, name) for name in _MEMORY_CALLS]
         finally:
             os.close(tracefs)
         program.set_tail_call("unwind_tracepoint_programs", program.load("unwind_tracepoint", "TRACEPOINT"))
@@ -128,7 +128,7 @@ def _attach_memory_calls(program: Program, attached: Tracepoints) -> bool:
     return True
 
 
-def _event_ids(tracefs: int, name: str) -> tuple[int, int]:
+def call_event_ids(tracefs: int, name: str) -> tuple[int, int]:
     """The ids of the events at a system call's entry and exit. Raises OSError where the kernel has none."""
     entry, leave = (kernel.read_at(tracefs, f"events/syscalls/sys_{side}_{name}/id") for side in ("enter", "exit"))
     return int(entry), int(leave)
