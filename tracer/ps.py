@@ -26,14 +26,16 @@ from tracer.procs.survey import Needs, Surveyor
 from tracer.report.lines import page_for, write_lines
 from tracer.report.ps import PsStyle, legend, ps_lines
 from tracer.report.ps_columns import COLUMNS, PsColumn, default_columns, find_columns, sort_key
-from tracer.report.ps_data import write_ps_csv, write_ps_json
-from tracer.report.ps_system import system_lines, write_system_csv, write_system_json
+from tracer.report.ps_data import chart_rows, write_ps_csv, write_ps_json
+from tracer.report.ps_system import system_chart_rows, system_lines, write_system_csv, write_system_json
 from tracer.units import plural
 
 Render = Callable[[TextIO], None]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+# The sizes that a chart shows; by the last of them rows are ordered.
+_CHARTED = ("swap", "uss", "rss", "pss")
 _NOT_WITH_SYSTEM = ("by", "by_mapping", "by_user", "process", "mapping", "user", "columns", "sort", "interval", "pids")
 
 
@@ -47,8 +49,20 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """What a chart of a view shows: labels with bytes, and what the bytes are."""
+
+    title: str
+    rows: tuple[tuple[str, tuple[int, ...]], ...]
+    series: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PsRun:
-    """What was asked for, checked. ``say`` receives lines that are for the user but no part of the output."""
+    """What was asked for, checked. ``say`` receives lines that are for the user but no part of the output.
+
+    ``pictures`` holds the latest view that was shown, as data for a chart.
+    """
 
     source: ProcSource
     options: Mapping[str, Any]
@@ -59,6 +73,7 @@ class PsRun:
     say: Callable[[str], None]
     live: bool = True
     clock: Clock = field(default_factory=Clock)
+    pictures: list[Picture] = field(default_factory=list)
 
     @classmethod
     def from_options(
@@ -106,10 +121,17 @@ class PsRun:
     def _processes(self) -> Iterator[Render]:
         view = None
         for view in self.looks():
+            self.pictures[:] = [self._picture(view)]
             if view.rows or self.options["as_csv"] or self.options["as_json"]:
                 yield self._renderer(view)
         if view is not None:
             self._explain_missing(view)
+
+    def _picture(self, view: PsView) -> Picture:
+        known = COLUMNS[self.by]
+        columns = [known[name] for name in _CHARTED if name in known]
+        title = f"Memory by {self.by}" + ("" if self.options["source"] is None else f" ({self.options['source'].name})")
+        return Picture(title, tuple(chart_rows(view, columns)), tuple(column.title for column in columns))
 
     def looks(self) -> Iterator[PsView]:
         """One view, or, with an interval, one for each pair of looks; Ctrl-C ends them once there is one."""
@@ -191,6 +213,7 @@ class PsRun:
         system = system_memory(read_meminfo(self.source), *read_iomem(self.source))
         if system is None:
             raise MemtraceError("/proc/meminfo lacks the fields that this view rests on")
+        self.pictures[:] = [Picture("Memory of the machine", tuple(system_chart_rows(system)), ("used",))]
         options, header, time_ = self.options, not self.options["no_header"], self.clock.now()
         if options["as_json"]:
             return lambda file: write_system_json(system, time_, file)

@@ -444,3 +444,18 @@ class TestThisMachine:
 
 def test_status_of_the_fakes_is_parsed_as_real() -> None:
     assert b"VmSize" in status() and b"VmSize" in Path("/proc/self/status").read_bytes()
+
+
+class TestChart:
+    @pytest.mark.parametrize("arguments", [[], ["--chart-kind", "pie"], ["--by", "user"], ["-w"]])
+    def test_is_drawn_beside_the_rows(self, replay: Run, tmp_path: Path, arguments: list[str]) -> None:
+        pytest.importorskip("matplotlib")
+        chart = tmp_path / "memory.svg"
+        result = replay("--chart", str(chart), *arguments)
+        assert result.code == 0 and result.out
+        assert chart.read_text(encoding="utf-8").startswith("<?xml") and "<svg" in chart.read_text(encoding="utf-8")
+
+    def test_of_nothing_is_not_left_behind(self, replay: Run, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        assert replay("-P", "no such process", "--chart", str(tmp_path / "a.png")).code == 1
+        assert not [*tmp_path.iterdir()]

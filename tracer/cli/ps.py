@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from tracer.cli.charting import ChartFile, chart_option
 from tracer.cli.params import Pid, Seconds
+
+if TYPE_CHECKING:
+    from tracer.ps import Picture, PsRun
 
 _BYS = ("process", "mapping", "user", "class", "cgroup", "program")
 
@@ -42,6 +47,10 @@ _BYS = ("process", "mapping", "user", "class", "cgroup", "program")
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values, sizes in bytes.")
 @click.option("--json", "as_json", is_flag=True, help="JSON (schema memtrace-ps/1), sizes in bytes.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to FILE, not to stdout.")
+@chart_option("the rows")
+@click.option(
+    "--chart-kind", type=click.Choice(("bar", "pie")), default="bar", show_default=True, help="Bars, or shares of PSS."
+)
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option(
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Read a capture, not this machine."
@@ -54,10 +63,21 @@ def ps(**options: Any) -> None:
 
     Exit status: 0 something was shown, 1 nothing matches or nothing could be read, 2 usage.
     """
-    from tracer.cli.output import ReportFile, write_to_stdout
     from tracer.ps import PsRun
 
     run = PsRun.from_options(options, _say)
+    with ExitStack() as stack:
+        chart = None
+        if options["chart"] is not None:
+            chart = stack.enter_context(ChartFile(options["chart"], force=options["force"]))
+        _write(run, options)
+        if chart is not None and run.pictures:
+            _draw(chart, run.pictures[-1], options["chart_kind"])
+
+
+def _write(run: PsRun, options: dict[str, Any]) -> None:
+    from tracer.cli.output import ReportFile, write_to_stdout
+
     file = ReportFile(options["output"], force=options["force"]) if options["output"] else None
     try:
         if file is None:
@@ -73,6 +93,16 @@ def ps(**options: Any) -> None:
     finally:
         if file is not None:
             file.discard()
+
+
+def _draw(chart: ChartFile, picture: Picture, kind: str) -> None:
+    from tracer.report.charts import ChartRow, draw_bars, draw_shares
+
+    rows = [ChartRow(label, values) for label, values in picture.rows]
+    if kind == "pie":
+        chart.draw(draw_shares, rows, title=picture.title)
+    else:
+        chart.draw(draw_bars, rows, title=picture.title, series=picture.series)
 
 
 def _say(line: str) -> None:
