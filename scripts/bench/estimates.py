@@ -2,8 +2,8 @@
 
 Usage (as root, after scripts/setup --dev):  .venv/bin/python -m scripts.bench.estimates [--runs N] [--sample-bytes N]
 
-memtrace's BPF programs trace a child of this process that allocates a known mix of sizes in rounds; after each round the
-live blocks are read and the child frees them. Coverage is how often the 95 % interval holds the truth.
+memtrace's BPF programs trace a child of this process that allocates a known mix of sizes in rounds; after each round
+the live blocks are read and the child frees them. Coverage is how often the 95 % interval holds the truth.
 """
 
 from __future__ import annotations
