@@ -163,13 +163,17 @@ class Tracker:
 
     def add_rss(self, changes: Iterable[RssChange]) -> None:
         """Place changes of RSS: pages go to the origin of the range in which they lie."""
+        where: Range | None = None
         for change in changes:
-            self.rss_by_cause[(change.member, change.cause)] += change.bytes
-            if change.member == "swap" or not (change.stack or change.cause == "fault"):
+            page, stack, amount = change.page, change.stack, change.bytes
+            self.rss_by_cause[(change.member, change.cause)] += amount
+            if change.member == "swap" or not (stack or change.cause == "fault"):
                 continue
-            found = self.ranges.overlapping(change.page, change.page + 1) if change.page else []
-            origin = found[0].origin if found else self._unknown
-            if not change.stack:
-                self.faulted_without_stack[origin] += change.bytes
-                continue
-            self.faulted[(origin, change.stack)] += change.bytes
+            # Pages come by the thousand, and most lie where the last one did.
+            if where is None or not where.start <= page < where.end:
+                where = self.ranges.at(page) if page else None
+            origin = where.origin if where is not None else self._unknown
+            if stack:
+                self.faulted[(origin, stack)] += amount
+            else:
+                self.faulted_without_stack[origin] += amount

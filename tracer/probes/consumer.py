@@ -19,6 +19,7 @@ _MAP_ANONYMOUS = 0x20
 _MREMAP_DONTUNMAP = 4
 _ERRNO_MAX = 4095
 _U64 = 1 << 64
+_CAUSES = {int(cause): cause.name.lower() for cause in RssCause}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def drain_rss(program: Program) -> Iterator[RssChange]:
     for keys, values in program.map("rss_sums").drain():
         pairs = zip(layout.RSS_KEY.iter_unpack(keys), layout.RSS_VALUE.iter_unpack(values), strict=True)
         for (stack, page, member, cause), (amount, _events) in pairs:
-            yield RssChange(stack, page, layout.RSS_MEMBERS[member], RssCause(cause).name.lower(), amount)
+            yield RssChange(stack, page, layout.RSS_MEMBERS[member], _CAUSES[cause], amount)
 
 
 def seed_rss(program: Program, counters: RssCounters) -> None:
