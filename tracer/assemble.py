@@ -157,11 +157,10 @@ def _after_gaps(evidence: Evidence, book: StackBook) -> tuple[Survivors | None, 
     verified = evidence.verified if evidence.verified is not None else Blocks([], [], [], [])
     survivors = estimate_survivors(evidence.unverified, verified, late, evidence.windows, evidence.end.time_ns)
     known = {
-        stack: Allocating(book.raw(stack).ips, book.function_of(stack, 1), _comes_and_goes(totals))
-        for stack, totals in evidence.totals.items()
+        stack: Allocating(book.raw(stack).ips, _comes_and_goes(totals)) for stack, totals in evidence.totals.items()
     }
     faulting = {stack for (_, stack), amount in evidence.tracker.faulted.items() if amount > 0}
-    return survivors, match_faults({stack: book.raw(stack).ips for stack in faulting}, known, book.function_of)
+    return survivors, match_faults({stack: book.raw(stack).ips for stack in faulting}, known, book.function_at)
 
 
 def _comes_and_goes(totals: Totals) -> bool:

@@ -18,13 +18,15 @@ from tracer.units import human_bytes, human_seconds, percent
 TICK_SECONDS = 0.1
 WINDOW_SECONDS = 0.02
 # The promise is the limit; what is aimed at leaves room for what the counters do not see (probes coming and going).
-_AIM = 0.6
+_AIM = 0.45
 # A window that costs less than this share of the limit ends the rest.
 _COME_BACK = 0.8
 _SHORTEST_REST, _LONGEST_REST = 0.9, 3.0
 # Less CPU time than this (seconds) says nothing about shares.
 _LEAST_CPU = 0.002
 _LONGEST_WINDOW = 0.1
+# A burst whose traps cost no more CPU time than this (seconds) beyond what the limit allows is let be.
+_TOLERATED = 0.02
 # A judgement looks back so far (seconds).
 _MEMORY = 0.3
 _CALM = 3.0
@@ -148,6 +150,8 @@ class Budget:
                 self._sample_finer()
             return
         self._calm = 0.0
+        if self._debt < _TOLERATED:
+            return
         if self._orders.sample_bytes < LONGEST_SAMPLE_BYTES and self._coarser_would_do():
             interval = max(DEFAULT_SAMPLE_BYTES, min(LONGEST_SAMPLE_BYTES, 4 * self._orders.sample_bytes))
             self._record(f"sampling every {human_bytes(interval)}", share)

@@ -52,6 +52,8 @@ from tracer.unwind.access import UnwindSizes
 _POLL_MS = 100
 # How often RSS is looked at, which costs microseconds.
 _SAMPLE_SECONDS = 0.05
+# Events that come closer upon each other than this (seconds) are taken together: the ring buffer holds 10,000.
+_SHORTEST_WAIT = 0.01
 # Above this many changes of RSS seen since the last drain, the kernel's table of sums is emptied before the tick.
 _DRAIN_AT = 1 << 14
 # Snapshots in between serve a target that dies: they may take this share of the time.
@@ -137,6 +139,8 @@ class Session:
                 "VMAs and page faults are traced instead"
             )
         self._say(f"tracing process {self._target.pid} ({self._command}): {self._describe_probes()}")
+        now, most = self._program.map_memory, self._program.map_memory_limit
+        self._say(f"kernel memory of the BPF maps: {human_bytes(now)}, at most {human_bytes(most)} (--max-live)")
 
     def _brk_heap(self) -> tuple[int, int]:
         """Start and end of the brk heap; where the process has none yet, both are where it would begin."""
@@ -216,7 +220,7 @@ class Session:
         next_sample = 0.0
         with view:
             while True:
-                self._program.poll(min(_POLL_MS, round(self._throttle.wait * 1000)))
+                self._wait_for_events()
                 self._throttle.look()
                 if reason := self._stop_requested():
                     return reason
@@ -239,6 +243,15 @@ class Session:
                 if now >= next_tick and not self._throttle.in_window:
                     self._tick(view)
                     next_tick = max(next_tick + self._options.interval, time.monotonic())
+
+    def _wait_for_events(self) -> None:
+        """Until something has happened, or it is time to look; not more often than pays."""
+        began = time.monotonic()
+        self._program.poll(min(_POLL_MS, round(self._throttle.wait * 1000)))
+        rest = _SHORTEST_WAIT - (time.monotonic() - began)
+        if rest > 0:
+            time.sleep(rest)
+            self._program.consume()
 
     def _restart_after_exec(self) -> None:
         """The process runs another program now: everything known of the old one is void."""

@@ -57,12 +57,9 @@ class StackBook:
             for frame in self._resolver.resolve(ip, return_address=index > 0, lines=lines)
         )
 
-    def function_of(self, stack: int, index: int) -> str | None:
-        """The name of the function at a frame, counted from the innermost; None where it has none."""
-        ips = self.raw(stack).ips
-        if index >= len(ips):
-            return None
-        frames = self._resolver.resolve(ips[index], return_address=index > 0, lines=False)
+    def function_at(self, ip: int) -> str | None:
+        """The name of the function at a return address; None where it has none."""
+        frames = self._resolver.resolve(ip, return_address=True, lines=False)
         return frames[-1].function if frames else None
 
     def remarks(self) -> list[str]:

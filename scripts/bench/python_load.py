@@ -1,7 +1,7 @@
 """A Python program under load, with a planted leak, that speaks the protocol of tests/targets/target.h.
 
 It parses and formats records, so that it allocates as interpreters do. Command `c` answers {"pairs": N}, records since
-ready; `q` ends it. Argument: records for each leaked kilobyte, 0 for no leak.
+ready; `q` ends it. Argument: records for each leak of 20 KB, 0 for no leak.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import sys
 import threading
 
-EVERY = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+EVERY = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
 done = 0
 kept: list[bytearray] = []
 

@@ -35,6 +35,7 @@ _ERRNO_MAX = 4095
 _U64 = 1 << 64
 # enum rss_cause: a system call's number lies beside RSS_OTHER_CALL.
 _CAUSE_MASK, _CALL_SHIFT = 0xFF, 8
+_CAUSES = {int(cause): cause.name.lower() for cause in RssCause}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +205,9 @@ def unsummed_rss(program: Program, epoch: int) -> Iterator[RssChange]:
 
 def _rss_change(key: tuple[int, ...], amount: int, pages: int) -> RssChange:
     stack, block, member, _shrinks, cause = key
-    kind = RssCause(cause & _CAUSE_MASK)
+    kind = cause & _CAUSE_MASK
     call = call_name(cause >> _CALL_SHIFT) if kind == RssCause.OTHER_CALL else ""
-    return RssChange(stack, block, pages, layout.RSS_MEMBERS[member], kind.name.lower(), amount, call)
+    return RssChange(stack, block, pages, layout.RSS_MEMBERS[member], _CAUSES[kind], amount, call)
 
 
 def seed_rss(program: Program, counters: RssCounters) -> None:

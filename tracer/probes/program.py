@@ -17,7 +17,7 @@ from tracer.bpf_source import bpf_directory
 from tracer.errors import KernelError
 from tracer.probes import kernel, layout
 from tracer.probes.bcc_import import import_bcc
-from tracer.probes.maps import KernelMap, memory_of, possible_cpus
+from tracer.probes.maps import KernelMap, memory_of, memory_when_full, possible_cpus
 from tracer.unwind.access import UnwindSizes
 
 # bcc rewrites map accesses in the main text only, so the files are joined, not included.
@@ -180,6 +180,11 @@ class Program:
     def map_memory(self) -> int:
         """Bytes of kernel memory in all maps."""
         return sum(memory_of(self.map_fd(name)) for name in (*_MAPS, *_OTHER_MAPS))
+
+    @property
+    def map_memory_limit(self) -> int:
+        """Bytes of kernel memory in all maps when all are full."""
+        return sum(memory_when_full(self.map_fd(name)) for name in (*_MAPS, *_OTHER_MAPS))
 
     def close(self) -> None:
         """Unload everything. Safe to call twice."""
