@@ -420,6 +420,7 @@ class Session:
             changes_complete=self._saw_all_changes(end, counters),
             overhead=Overhead(
                 target_share=self._throttle.target_share,
+                cpu_share=self._throttle.cpu_share,
                 self_cpu=usage.ru_utime + usage.ru_stime,
                 self_rss=read_counters(os.getpid()).rss,
                 probe_hits=counters["probe_hits"] + counters["free_hits"],

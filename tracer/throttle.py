@@ -117,6 +117,11 @@ class Throttle:
         return min(1.0, self._total.cost / self._total.cpu) if self._total.cpu > 0 else None
 
     @property
+    def cpu_share(self) -> float | None:
+        """The same as a share of one CPU."""
+        return self._total.cost / self._total.wall if self._total.wall > 0 else None
+
+    @property
     def sample_bytes(self) -> int:
         """The interval in force outside of windows."""
         return self.budget.sample_bytes if self.in_window else self._orders.sample_bytes

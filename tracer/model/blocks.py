@@ -60,7 +60,7 @@ class Blocks:
     def bytes_by_stack_until(self, time_ns: int) -> dict[int, int]:
         """Requested bytes of each stack among the blocks allocated no later than that."""
         totals: dict[int, int] = defaultdict(int)
-        for stack, size, allocated_ns in zip(self.stacks, self.sizes, self.times, strict=True):
+        for stack, size, allocated_ns in zip(self.stacks, self._bytes, self.times, strict=True):
             if allocated_ns <= time_ns:
                 totals[stack] += size
         return dict(totals)

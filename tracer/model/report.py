@@ -188,6 +188,8 @@ class OverheadStep:
 class Overhead:
     """What memtrace cost: share of the target's CPU time (None: not measured), own CPU seconds, own RSS.
 
+    ``cpu_share`` is what it cost the target as a share of one CPU's time.
+
     ``limit`` is the budget (None: none), ``steps`` what it led to, ``probed_share`` the share of the window in which
     the malloc probes were in.
     """
@@ -200,6 +202,7 @@ class Overhead:
     limit: float | None = None
     steps: tuple[OverheadStep, ...] = ()
     probed_share: float = 1.0
+    cpu_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

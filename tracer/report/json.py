@@ -70,6 +70,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "sampling": {"interval": report.sampling.interval, "exact": report.sampling.exact},
         "overhead": {
             "target_share": report.overhead.target_share,
+            "cpu_share": report.overhead.cpu_share,
             "self_cpu": report.overhead.self_cpu,
             "self_rss": report.overhead.self_rss,
             "probe_hits": report.overhead.probe_hits,

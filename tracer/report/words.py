@@ -148,6 +148,8 @@ def changes(report: Report) -> str:
 def cost(overhead: Overhead) -> str:
     """What memtrace took for itself, and from the target."""
     target = "not measured" if overhead.target_share is None else f"{percent(overhead.target_share)} of its CPU time"
+    if overhead.cpu_share is not None:
+        target += f", {percent(overhead.cpu_share)} of one CPU"
     kernel = f", {human_bytes(overhead.map_memory)} of BPF maps" if overhead.map_memory else ""
     return (
         f"{human_seconds(overhead.self_cpu)} CPU, {human_bytes(overhead.self_rss)} RSS{kernel}; "
