@@ -15,6 +15,7 @@ class Options:
 
     ``sample_bytes`` is the mean distance of samples (1: every allocation), ``max_overhead`` the share of the target's
     CPU time that tracing may take (None: no limit), ``max_live`` how many live blocks are told apart.
+    ``children``: children made in the window are traced, too, each by a memtrace of its own.
     """
 
     duration: float | None = None
@@ -23,3 +24,4 @@ class Options:
     max_overhead: float | None = None
     rss_source: RssSource = "rss-stat"
     max_live: int = 1 << 20
+    children: bool = False

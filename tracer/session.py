@@ -69,7 +69,7 @@ class Session:
     """Traces one process with a program compiled for it, which it closes.
 
     ``say`` receives lines for the user while it runs; ``stop_requested`` ends it, saying what did. ``traps`` tells what
-    a trap costs here; ``on_tick`` is called at each interval and at the end.
+    a trap costs here; ``on_tick`` is called at each interval and at the end, ``on_forks`` where children were made.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Session:
         stop_requested: Callable[[], str | None],
         traps: Callable[[], TrapCosts] = TrapCosts,
         on_tick: OnTick | None = None,
+        on_forks: Callable[[], None] | None = None,
     ) -> None:
         self._target = target
         self._options = options
@@ -90,6 +91,8 @@ class Session:
         self._say = say
         self._stop_requested = stop_requested
         self._on_tick = on_tick
+        self._on_forks = on_forks
+        self._forks = 0
         self._heap = HeapWatch(target.pid)
         self._attachment = Attachment(program, holder, target.pid, sizes, say, options.rss_source)
         budget = Budget(options.max_overhead, options.sample_bytes)
@@ -280,7 +283,11 @@ class Session:
         return {name: value - self._counters_before[name] for name, value in now.items()}
 
     def _drain_if_full(self) -> None:
-        seen = self._counters()["rss_events"]
+        counters = self._counters()
+        if self._on_forks is not None and counters["forks"] != self._forks:
+            self._forks = counters["forks"]
+            self._on_forks()
+        seen = counters["rss_events"]
         if seen - self._drained_at >= _DRAIN_AT:
             self._drained_at = seen
             self._drain()

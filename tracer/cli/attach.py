@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +16,7 @@ from tracer.cli.report_options import Outputs, ReportOptions, report_options
 from tracer.cli.trace_options import trace_options
 
 if TYPE_CHECKING:
+    from tracer.children import ChildTracers
     from tracer.options import Options
 
 
@@ -38,5 +42,34 @@ def attach(pid: int, options: Options, report_options: ReportOptions, outlet_opt
     target = check_target(pid)
     check_privileges([hidden(argument) for argument in sys.argv[1:]])
     destinations = outlet_options.destinations(target)
-    with Outputs(report_options, say) as outputs, StopSignals() as signals:
-        outputs.write(trace(target, options, signals, destinations))
+    with ExitStack() as stack:
+        outputs = stack.enter_context(Outputs(report_options, say))
+        children = stack.enter_context(_child_tracers(pid, options, report_options)) if options.children else None
+        signals = stack.enter_context(StopSignals())
+        report = trace(target, options, signals, destinations, children)
+        if children is None:
+            outputs.write(report)
+            return
+        texts = children.reports()
+        outputs.write(replace(report, notes=tuple(_with_children(report.notes, children))))
+        for text in texts:
+            click.echo(text if report_options.as_json else f"\n{text}", nl=False)
+
+
+def _child_tracers(pid: int, options: Options, report_options: ReportOptions) -> ChildTracers:
+    """The same options for each child, as far as they are about tracing and about the form of the report."""
+    from tracer.children import ChildTracers
+    from tracer.cli.tracing import say
+
+    limit = "none" if options.max_overhead is None else str(options.max_overhead * 100)
+    passed = [f"--interval={options.interval}", f"--sample-bytes={options.sample_bytes}", f"--max-overhead={limit}"]
+    passed += [f"--rss-source={options.rss_source}", f"--max-live={options.max_live}", f"--top={report_options.top}"]
+    passed += ["--json"] if report_options.as_json else []
+    passed += ["--allocator-frames"] if report_options.allocator_frames else []
+    return ChildTracers(pid, passed, say)
+
+
+def _with_children(notes: Sequence[str], children: ChildTracers) -> Iterator[str]:
+    for note in notes:
+        made, words, _ = note.partition(" made in the window: not traced")
+        yield children.summary(int(made.split()[0].replace(",", ""))) if words else note

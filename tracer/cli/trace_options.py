@@ -51,6 +51,7 @@ _OPTIONS = (
         metavar="N",
         help="Live blocks that can be told apart; each takes about 100 bytes of kernel memory when used.",
     ),
+    click.option("--children", is_flag=True, help="Trace each child process made meanwhile, too; its report follows."),
 )
 
 # For commands that trace: they receive these options as ``options``.

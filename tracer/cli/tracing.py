@@ -14,6 +14,7 @@ from tracer.push.outlets import Destinations, Outlets
 from tracer.report.safe import printable
 
 if TYPE_CHECKING:
+    from tracer.children import ChildTracers
     from tracer.cli.stopping import StopSignals
     from tracer.model.report import Report
     from tracer.options import Options
@@ -22,7 +23,13 @@ if TYPE_CHECKING:
     from tracer.unwind.access import UnwindSizes
 
 
-def trace(target: TargetInfo, options: Options, signals: StopSignals, destinations: Destinations) -> Report:
+def trace(
+    target: TargetInfo,
+    options: Options,
+    signals: StopSignals,
+    destinations: Destinations,
+    children: ChildTracers | None = None,
+) -> Report:
     """Trace a process to the end of the window; everything is detached then."""
     holder, calibration = ProbeHolder(), Calibration()  # they fork, so they come before the first thread
     outlets = Outlets(destinations, say)
@@ -45,6 +52,7 @@ def trace(target: TargetInfo, options: Options, signals: StopSignals, destinatio
                 signals.requested,
                 calibration.result,
                 on_tick=outlets.on_tick if outlets.is_wanted else None,
+                on_forks=children.look if children is not None else None,
             )
             report = session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
         return outlets.noted(report)
