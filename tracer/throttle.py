@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tracer.attachment import Attachment
 from tracer.budget import Budget, Load, Orders
 from tracer.calibration import TrapCosts
+from tracer.errors import TargetError
 from tracer.model.sampling import scale_of
 from tracer.model.survival import Window
 from tracer.probes.layout import Settings
@@ -141,7 +142,8 @@ class Throttle:
         passed = {name: value - self._counters[name] for name, value in counters.items()}
         load = self._priced(passed, now - self._looked, max(0, cpu - self._cpu) / 1e9)
         if passed["sampled"]:
-            self._attachment.learn_trampoline()
+            with suppress(TargetError):
+                self._attachment.learn_trampoline()
         self._counters, self._cpu, self._looked = counters, cpu, now
         self._total = self._total + load
         self._time_programs(now, counters)
