@@ -19,7 +19,9 @@ from tracer.attachment import Attachment
 from tracer.errors import MemtraceError, TargetError
 from tracer.model.classes import classify_all
 from tracer.model.history import History, Point
+from tracer.model.ledger import ALLOCATOR_CLASSES
 from tracer.model.live import LiveState
+from tracer.model.look import Look, Recorder, Window, mapped_stacks
 from tracer.model.report import Overhead, Report
 from tracer.model.resident import ResidentPages
 from tracer.model.tracker import Tracker
@@ -54,7 +56,8 @@ _MAX_PAGEMAP_READ = 4 << 30
 class Session:
     """Traces one process with a program compiled for it, which it closes.
 
-    ``say`` receives lines for the user while it runs; ``stop_requested`` ends it, saying what did.
+    ``say`` receives lines for the user while it runs; ``stop_requested`` ends it, saying what did; ``recorder`` keeps
+    what each interval brought, and the report.
     """
 
     def __init__(
@@ -66,12 +69,14 @@ class Session:
         sizes: UnwindSizes,
         say: Callable[[str], None],
         stop_requested: Callable[[], str | None],
+        recorder: Recorder | None = None,
     ) -> None:
         self._target = target
         self._options = options
         self._program = program
         self._say = say
         self._stop_requested = stop_requested
+        self._recorder = recorder
         self._attachment = Attachment(program, holder, target.pid, sizes, say, options.rss_source)
         self._tracker = Tracker()
         self._history = History()
@@ -137,6 +142,8 @@ class Session:
         self._start: Snapshot = take_snapshot(self._target.pid, plan=plan, max_smaps_seconds=_MAX_SNAPSHOT_SECONDS)
         self._start_classes = self._classes_of(self._start)
         self._latest = self._start
+        self._latest_classes = self._start_classes
+        self._look_cost = 0.0
         self._started = datetime.now(UTC).astimezone()
         self._started_ns = self._start.time_ns
         self._tracker.seed(usage.vma for usage in self._start.usages)
@@ -147,6 +154,7 @@ class Session:
         self._history.add(Point(0.0, self._start.counters.rss, {}))
         self._history.sample(0.0, self._start.counters.rss)
         self._drained_at = self._events_lost = 0
+        self._begin_recording()
 
     def _announce_cost(self, plan: SnapshotPlan) -> None:
         if plan.source == "smaps" and plan.smaps_seconds > _MAX_SNAPSHOT_SECONDS:
@@ -261,14 +269,56 @@ class Session:
         live = {stack: totals.live_bytes for stack, totals in self._totals.items()}
         self._history.add(Point(self._elapsed(), self._rss.rss, live))
         view.update(self._live_state(counters))
+        self._record(counters, self._elapsed())
         self._attachment.want_tables(self._stacks.ends_without_table())
 
     def _look_in_between(self) -> None:
         """Keep a recent snapshot for the case that the target dies; seldom enough not to be felt."""
         elapsed_ns = time.monotonic_ns() - self._latest.time_ns
         plan = plan_snapshot(self._target.pid, max_smaps_seconds=_MAX_SNAPSHOT_SECONDS)
-        if plan.seconds <= _SNAPSHOT_SHARE * elapsed_ns / 1e9:
+        if max(plan.seconds, self._look_cost) <= _SNAPSHOT_SHARE * elapsed_ns / 1e9:
+            began = time.monotonic()
             self._latest = take_snapshot(self._target.pid, plan=plan)
+            if self._recorder is not None:
+                self._latest_classes = self._classes_of(self._latest)
+                self._look_cost = time.monotonic() - began
+
+    def _begin_recording(self) -> None:
+        self._recorded: Snapshot | None = None
+        if self._recorder is not None:
+            book = self._stacks
+            window = Window(
+                command=self._command,
+                started=self._started,
+                snapshot=self._start,
+                classes=self._start_classes,
+                frames_of=lambda stack: (book.quick_frames(stack), book.raw(stack).complete),
+            )
+            self._recorder.begin(window)
+
+    def _record(self, counters: dict[str, int], seconds: float) -> None:
+        """Hand what is known now to the recorder; stacks of mappings only with a new look at the VMAs, as they cost."""
+        if self._recorder is None:
+            return
+        is_new, self._recorded = self._latest is not self._recorded, self._latest
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        self._recorder.look(
+            Look(
+                seconds=seconds,
+                rss=self._rss,
+                allocations=self._totals,
+                mapped=mapped_stacks(self._tracker, self._start_classes, ALLOCATOR_CLASSES) if is_new else None,
+                snapshot=self._latest,
+                snapshot_age=seconds - (self._latest.time_ns - self._started_ns) / 1e9,
+                classes=self._latest_classes,
+                counters=counters,
+                losses=self._losses(counters),
+                probed=tuple(self._attachment.probed),
+                notes=tuple(self._attachment.notes),
+                self_cpu=usage.ru_utime + usage.ru_stime,
+                self_rss=read_statm_rss(os.getpid()),
+            )
+        )
 
     def _live_state(self, counters: dict[str, int]) -> LiveState:
         return LiveState(
@@ -300,10 +350,13 @@ class Session:
         self._tracker.add_rss(consumer.drain_rss(self._program))
         self._tracker.add_rss(consumer.unsummed_rss(self._program, self._epoch))
         counters = self._counters()
-        totals = consumer.read_totals(self._program, self._epoch)
+        totals = self._totals = consumer.read_totals(self._program, self._epoch)
         seconds = (end.time_ns - self._started_ns) / 1e9
         live = {stack: total.live_bytes for stack, total in totals.items()}
         self._history.add(Point(seconds, end.counters.rss, live))
+        classes = self._classes_of(end)
+        self._rss, self._latest, self._latest_classes = end.counters, end, classes
+        self._record(counters, seconds)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         evidence = Evidence(
             pid=self._target.pid,
@@ -314,7 +367,7 @@ class Session:
             start=self._start,
             end=end,
             start_classes=self._start_classes,
-            classes=self._classes_of(end),
+            classes=classes,
             tracker=self._tracker,
             history=self._history,
             totals=totals,
@@ -334,7 +387,10 @@ class Session:
                 map_memory=self._program.map_memory,
             ),
         )
-        return assemble(evidence, self._stacks)
+        report = assemble(evidence, self._stacks)
+        if self._recorder is not None:
+            self._recorder.finish(report)
+        return report
 
     def _saw_all_changes(self, end: Snapshot, counters: dict[str, int]) -> bool:
         """Whether the changes of RSS that were traced are those between the two snapshots: no more, no less."""

@@ -45,6 +45,10 @@ class StackBook:
         """The frames, innermost first, with all that can be found out about them: not while tracing."""
         return self._frames(stack, lines=True)
 
+    def quick_frames(self, stack: int) -> tuple[Frame, ...]:
+        """The frames without source lines and what is inlined: quickly had, also while tracing."""
+        return self._frames(stack, lines=False)
+
     def _frames(self, stack: int, *, lines: bool) -> tuple[Frame, ...]:
         # All but the first are return addresses.
         return tuple(

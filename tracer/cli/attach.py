@@ -2,100 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING
 
 import click
 
+from tracer.cli.parameters import Pid
+from tracer.cli.report_options import Outputs, ReportOptions, report_options
+from tracer.cli.tracing_options import TracingOptions, tracing_options
+
 if TYPE_CHECKING:
-    from tracer.cli.output import ReportFile
     from tracer.cli.stopping import StopSignals
-    from tracer.model.report import Report, RssSource
+    from tracer.model.look import Recorder
+    from tracer.model.report import Report
+    from tracer.model.timeline import Timeline
     from tracer.options import Options
     from tracer.probes.program import Program
+    from tracer.store.recorder import FileRecorder
     from tracer.target import TargetInfo
     from tracer.unwind.access import UnwindSizes
 
 
-class _Pid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.2 on
-    """A process id."""
-
-    name = "pid"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value)
-        # PID_MAX_LIMIT is 2^22 (include/linux/threads.h); any longer number is a slip of the hand.
-        if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) <= 1 << 22:
-            self.fail(f"{text!r} is no process id: give a number such as 1234", param, ctx)
-        return int(text)
-
-
-class _Seconds(click.FloatRange):
-    """A time that ends: neither nan nor inf."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = float(super().convert(value, param, ctx))
-        if not math.isfinite(seconds):
-            self.fail(f"{value} is no number of seconds", param, ctx)
-        return seconds
-
-
 @click.command()
-@click.argument("pid", type=_Pid())
-@click.option("-d", "--duration", type=_Seconds(min=0, min_open=True), metavar="SECONDS", help="Stop after SECONDS.")
-@click.option(
-    "-i",
-    "--interval",
-    type=_Seconds(min=0.1),
-    default=1.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Distance of looks, and of the lines when not on a terminal.",
-)
-@click.option(
-    "-n", "--top", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Stacks and VMAs shown."
-)
-@click.option("--allocator-frames", is_flag=True, help="Show the allocator's own frames at the top of stacks, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON (schema memtrace/1).")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the report to FILE, not to stdout."
-)
-@click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as one HTML page to FILE, too."
-)
-@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
-@click.option(
-    "--rss-source",
-    type=click.Choice(["rss-stat", "faults", "none"]),
-    default="rss-stat",
-    show_default=True,
-    help="Where changes of RSS are learnt: the kernel's counters (exact), page faults (estimates), or not at all.",
-)
-@click.option(
-    "--max-live",
-    type=click.IntRange(min=1024, max=1 << 26),
-    default=1 << 20,
-    show_default=True,
-    metavar="N",
-    help="Live blocks that can be told apart; each takes about 100 bytes of kernel memory when used.",
-)
-def attach(
-    pid: int,
-    duration: float | None,
-    interval: float,
-    top: int,
-    allocator_frames: bool,
-    as_json: bool,
-    output: Path | None,
-    html: Path | None,
-    force: bool,
-    rss_source: RssSource,
-    max_live: int,
-) -> None:
+@click.argument("pid", type=Pid())
+@tracing_options
+@report_options
+def attach(pid: int, tracing_options: TracingOptions, report_options: ReportOptions) -> None:
     """Trace process PID: which call stacks make it grow.
 
     Runs until Ctrl-C, for --duration, or to the process's end, then prints the report: growth by class of memory and
@@ -103,57 +37,68 @@ def attach(
 
     Exit status: 0 a report was made, 1 the process could not be traced, 2 usage.
     """
+    run(pid, tracing_options, report_options)
+
+
+def run(pid: int, tracing: TracingOptions, report_options: ReportOptions, recording: Path | None = None) -> None:
+    """Trace a process and write its report; what the files are to be is checked and opened first.
+
+    ``recording`` is recorded to, unless the options name a file for that. Raises MemtraceError.
+    """
     # Heavy modules are imported once it is clear that they are needed: --help must not wait for them.
     from tracer.cli.stopping import StopSignals
-    from tracer.errors import UsageError
-    from tracer.options import Options
     from tracer.target import check_privileges, check_target
 
     target = check_target(pid)
     check_privileges(sys.argv[1:])
-    if html is not None and html == output:
-        raise UsageError(f"{html} cannot be both", "give --output and --html files of their own")
-    with ExitStack() as files:
-        file, page = (_report_file(path, force, files) for path in (output, html))
+    with ExitStack() as stack:
+        outputs = stack.enter_context(Outputs(report_options))
+        recorder = _recorder(target, tracing, report_options, recording, stack)
         with StopSignals() as signals:
-            report = _trace(target, Options(duration, interval, rss_source), max_live, signals)
-
-            def render(out: TextIO) -> None:
-                _render(report, out, as_json=as_json, top=top, allocator_frames=allocator_frames)
-
-            try:
-                _write(render, file)
-            finally:
-                if page is not None:
-                    page.write(lambda out: _render_html(report, out))
+            report = _trace(target, tracing.session(), tracing.max_live, signals, recorder)
+            outputs.write(report, lambda: _timeline(recorder, report))
 
 
-def _report_file(path: Path | None, force: bool, files: ExitStack) -> ReportFile | None:
-    """The file at ``path``, open and checked; whatever is not complete in the end is discarded."""
-    from tracer.cli.output import ReportFile
+def _recorder(
+    target: TargetInfo, tracing: TracingOptions, options: ReportOptions, path: Path | None, stack: ExitStack
+) -> FileRecorder | None:
+    """What records, where that is asked for."""
+    from dataclasses import asdict
 
+    from tracer.errors import UsageError
+
+    if len(options.recordings) > 1:
+        raise UsageError("-o: more than one recording", "name one file that ends in .memtrace")
+    path = options.recordings[0] if options.recordings else path
     if path is None:
         return None
-    file = ReportFile(path, force=force)
-    files.callback(file.discard)
-    return file
+    from tracer.store.recorder import FileRecorder
+
+    asked = {name: None if value is None else str(value) for name, value in asdict(tracing).items()}
+    recorder = FileRecorder(path, force=options.force, pid=target.pid, options=asked, say=say)
+    stack.callback(recorder.close)
+    return recorder
 
 
-def _write(render: Callable[[TextIO], None], file: ReportFile | None) -> None:
-    from tracer.cli.output import write_to_stdout
+def _timeline(recorder: FileRecorder | None, report: Report) -> Timeline | None:
+    """How the window went, as the recording has it; None where there is none."""
+    if recorder is None:
+        return None
     from tracer.errors import MemtraceError
+    from tracer.store.course import timeline_of
+    from tracer.store.recording import Recording
 
-    if file is None:
-        write_to_stdout(render)
-        return
+    recorder.close()
     try:
-        file.write(render)
+        with Recording(recorder.path) as recording:
+            return timeline_of(recording, report)
     except MemtraceError:
-        write_to_stdout(render)  # what was gathered must not be lost with the file
-        raise
+        return None  # a line has said why
 
 
-def _trace(target: TargetInfo, options: Options, max_live: int, signals: StopSignals) -> Report:
+def _trace(
+    target: TargetInfo, options: Options, max_live: int, signals: StopSignals, recorder: Recorder | None
+) -> Report:
     import os
     from concurrent.futures import ThreadPoolExecutor
 
@@ -168,13 +113,13 @@ def _trace(target: TargetInfo, options: Options, max_live: int, signals: StopSig
             from tracer.session import Session
 
             program, sizes = loading.result()
-        session = Session(target, options, program, holder, sizes, _say, signals.requested)
+        session = Session(target, options, program, holder, sizes, say, signals.requested, recorder)
         return session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
     finally:
         holder.close()
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     """A line for the user on stderr; that it cannot be written must not cost the report."""
     from contextlib import suppress
 
@@ -191,24 +136,3 @@ def _compile(pid: int, max_live: int) -> tuple[Program, UnwindSizes]:
 
     sizes = plan_sizes(pid, read_maps(pid))
     return Program(pid, Limits(live=max_live), sizes), sizes
-
-
-def _render(report: Report, out: TextIO, *, as_json: bool, top: int, allocator_frames: bool) -> None:
-    if as_json:
-        from tracer.report.json import write_json
-
-        write_json(report, out)
-        return
-    import shutil
-
-    from tracer.report.text import TextReport
-
-    text = TextReport.from_report(report, top=top, allocator_frames=allocator_frames)
-    height = shutil.get_terminal_size().lines if out.isatty() else None
-    text.render(out, colour=out.isatty(), height=height)
-
-
-def _render_html(report: Report, out: TextIO) -> None:
-    from tracer.report.html import write_html
-
-    write_html(report, out)

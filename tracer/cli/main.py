@@ -11,6 +11,8 @@ import click
 
 from tracer import __version__
 from tracer.cli.attach import attach
+from tracer.cli.record import record
+from tracer.cli.report import report
 from tracer.errors import EXIT_CANNOT_TRACE, EXIT_USAGE, MemtraceError
 from tracer.report.safe import printable
 
@@ -37,10 +39,14 @@ def cli() -> None:
     \b
     memtrace PID            trace until Ctrl-C: live view, then the report
     memtrace attach PID     the same; its options: memtrace attach --help
+    memtrace record PID     the same, and keep the session in a file
+    memtrace report FILE    a recorded session again, or part of it
     """
 
 
 cli.add_command(attach)
+cli.add_command(record)
+cli.add_command(report)
 
 
 def main() -> None:

@@ -64,6 +64,7 @@ def to_json(report: Report) -> dict[str, Any]:
         ],
         "rss_source": report.rss_source,
         "changes_complete": report.changes_complete,
+        "basis": report.basis,
         "unexplained": report.unexplained,
         "sampling": {"interval": report.sampling.interval, "exact": report.sampling.exact},
         "overhead": {
