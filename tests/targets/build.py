@@ -25,6 +25,7 @@ absent_stack        malloc called below stack pages that were never touched
 heartbeat           how long the target is held up (commands `b` and `e`)
 hot                 attach, detach and probes survive threads that do nothing but malloc and free (command `c`)
 leaky-server        the demonstration: a server with a leak, a cache, churn and a mapped log
+fixed-server        the same, rebuilt without the leak: what `memtrace diff` is to find
 grow                a Python program that grows (a script: see command())
 
 Each plain C leak_* also comes as NAME_musl, NAME_musl_static, NAME_static (glibc) and NAME_stripped (static, without
@@ -104,6 +105,7 @@ def _all_targets() -> Iterator[Target]:
     yield Target("touch", "touch.c")
     yield Target("fault_runs", "fault_runs.c")
     yield Target("leaky-server", "leaky_server.c")
+    yield Target("fixed-server", "leaky_server.c", flags=("-DEXPIRE_SESSIONS",))
 
 
 TARGETS: dict[str, Target] = {target.name: target for target in _all_targets()}

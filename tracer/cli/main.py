@@ -11,6 +11,7 @@ import click
 
 from tracer import __version__
 from tracer.cli.attach import attach
+from tracer.cli.diff import diff
 from tracer.cli.record import record
 from tracer.cli.report import report
 from tracer.errors import EXIT_CANNOT_TRACE, EXIT_USAGE, MemtraceError
@@ -41,10 +42,12 @@ def cli() -> None:
     memtrace attach PID     the same; its options: memtrace attach --help
     memtrace record PID     the same, and keep the session in a file
     memtrace report FILE    a recorded session again, or part of it
+    memtrace diff A B       what has changed between two recorded sessions
     """
 
 
 cli.add_command(attach)
+cli.add_command(diff)
 cli.add_command(record)
 cli.add_command(report)
 

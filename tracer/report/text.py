@@ -10,15 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
-from rich.console import Console
 from rich.text import Text
 
 from tracer.model.report import ClassGrowth, LedgerRow, Overhead, Report, StackGrowth, VmaGrowth
+from tracer.report.console import console_for
 from tracer.report.frame_lines import frame_lines
 from tracer.report.safe import Column, Page
 from tracer.units import human_bytes, human_count, human_rate, human_seconds, percent, plural
 
-_PIPE_WIDTH = 80
 # Below this width the table of VMAs has room for one name only.
 _ROOM_FOR_CLASS = 72
 _VERDICT_STYLE = {"leak": "bold red", "not-growing": "bold green", "unknown": "bold"}
@@ -106,15 +105,7 @@ class TextReport:
 
         Where the report is longer than ``height`` lines, its first line has scrolled away: the verdict ends it, too.
         """
-        console = Console(
-            file=file,
-            width=width or (None if file.isatty() else _PIPE_WIDTH),
-            force_terminal=colour,
-            color_system="auto" if colour else None,
-            highlight=False,
-            markup=False,
-            emoji=False,
-        )
+        console = console_for(file, width=width, colour=colour)
         page = Page(console.width, ascii_only=not console.encoding.startswith("utf"))
         lines = list(self.lines(page))
         if height is not None and len(lines) >= height:

@@ -1,4 +1,4 @@
-"""Moments of a recording as people name them: seconds from its start, a time of day, or a distance from its end."""
+"""Moments of a recording as people name them: seconds or a share of it, a time of day, or a distance from its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _SPAN = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ms|s|min|m|h|d)?", re.ASCII)
 _PART = re.compile(r"([\d.]+)(ms|s|min|m|h|d)?", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?", re.ASCII)
-_HINT = "give seconds from the start (90, 1.5min), a time of day (14:03:22), or a distance from the end (-30s)"
+_SHARE = re.compile(r"\d{1,3}(?:\.\d{1,6})?%", re.ASCII)
+_HINT = "give seconds from the start (90, 1.5min, 50%), a time of day (14:03:22), or a distance from the end (-30s)"
 _MAX_DIGITS = 12
 
 
@@ -21,6 +22,8 @@ def parse_moment(text: str, started: datetime, seconds: float) -> float:
     A time of day is in the time zone of ``started``, and of the day on which it came first. Raises UsageError.
     """
     word = text.strip()
+    if _SHARE.fullmatch(word):
+        return seconds * float(word[:-1]) / 100
     clock = _CLOCK.fullmatch(word)
     if clock:
         return _of_clock(text, clock, started)
