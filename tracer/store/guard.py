@@ -52,8 +52,11 @@ def _watch(reader: int, path: Path) -> None:
 
 
 def roll_back(path: Path) -> None:
-    """Where a transaction was cut off, undo it: SQLite does, when it reads a database that it may write."""
-    if not path.with_name(path.name + "-journal").exists():
+    """Where a transaction was cut off, undo it: SQLite does, when it locks a database that it may write."""
+    journal = path.with_name(path.name + "-journal")
+    if not journal.exists():
         return
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=10.0)) as db:
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        db.execute("BEGIN EXCLUSIVE")
+        # What is there now is a journal that was not even begun: it says nothing, and SQLite leaves it.
+        journal.unlink(missing_ok=True)

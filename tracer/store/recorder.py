@@ -36,7 +36,7 @@ _NAMING_SECONDS = 0.003
 # Among so many of the stacks without names, those that hold most come first.
 _NAMING_CHOICE = 4096
 # Looks that wait for a slow disk: further ones are left out, as the next says what has changed since.
-_MAX_WAITING = 2
+_MAX_WAITING = 3
 _BEGIN_SECONDS = 5.0
 _FINISH_SECONDS = 60.0
 
@@ -78,7 +78,7 @@ class FileRecorder:
         create_file(path, force=force)
         self._guard = Guard(path)
         try:
-            self._writer = Writer(path, _origin(pid, options), max_bytes=max_bytes)
+            self._writer = Writer(path, origin_of(pid, options), max_bytes=max_bytes)
         except sqlite3.Error as error:
             self._guard.close()
             path.unlink(missing_ok=True)
@@ -102,7 +102,7 @@ class FileRecorder:
         meta = {"command": window.command, "started": window.started.isoformat(), "dropped": 0}
         with suppress(queue.Full):
             self._waiting.put(_Begin(meta), timeout=_BEGIN_SECONDS)
-        self._hand_over(_first_look(window))
+        self._hand_over(first_look(window))
 
     def look(self, look: Look) -> None:
         """An interval is over, or the window has ended."""
@@ -122,6 +122,7 @@ class FileRecorder:
         written = threading.Event()
         with suppress(queue.Full):
             if self._missed is not None:  # the end of the window is not to be left out
+                self._dropped -= 1
                 self._waiting.put(_Seen(self._missed, tuple(self._named), self._dropped), timeout=_FINISH_SECONDS)
             self._waiting.put(_Finish(report, written.set), timeout=_FINISH_SECONDS)
             written.wait(_FINISH_SECONDS)
@@ -220,6 +221,7 @@ class _Worker(threading.Thread):
                     self._fail(error)
             if isinstance(item, _Finish):
                 item.said()
+            self._waiting.task_done()
 
     def _write(self, item: _Begin | _Seen | _Finish) -> None:
         match item:
@@ -248,7 +250,7 @@ class _Worker(threading.Thread):
             self._writer.close()
 
 
-def _origin(pid: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def origin_of(pid: int, options: Mapping[str, Any]) -> dict[str, Any]:
     """What is known before the window begins."""
     system = os.uname()
     return {
@@ -262,7 +264,7 @@ def _origin(pid: int, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _first_look(window: Window) -> Look:
+def first_look(window: Window) -> Look:
     """The start of the window, as a look."""
     return Look(
         seconds=0.0,
