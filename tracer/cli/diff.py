@@ -21,8 +21,8 @@ _MOMENT = "MOMENT"
 
 
 @click.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path), required=False)
+@click.argument("a", type=click.Path(path_type=Path, readable=False))
+@click.argument("b", type=click.Path(path_type=Path, readable=False), required=False)
 @click.option("--a-from", metavar=_MOMENT, help="Of A only what is after: 90, 1.5min, 14:03:22, -30s from the end.")
 @click.option("--a-to", metavar=_MOMENT, help="Of A only what is before.")
 @click.option("--b-from", metavar=_MOMENT, help="Of B only what is after.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--from", "begin", metavar="MOMENT", help="Begin there: 90, 1.5min, 14:03:22, or -30s from the end.")
 @click.option("--to", "end", metavar="MOMENT", help="End there.")
 @click.option(
