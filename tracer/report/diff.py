@@ -50,6 +50,8 @@ class DiffText:
         yield from self._classes(page)
         yield Text()
         yield from self._stacks(page)
+        if self.comparison.notes:
+            yield Text()
         for note in self.comparison.notes:
             for line in page.wrap(page.clean(note), f"{'note':<10}"):
                 yield Text(line)
@@ -75,7 +77,7 @@ class DiffText:
         for line in page.wrap(f"Stacks: {words}; {counts['unchanged']} without a clear change"):
             yield Text(line, style="bold")
         shown = changed[: self.top]
-        columns = (*(Column("", right=True) for _ in range(2)), Column(""), Column("", right=True))
+        columns = (*(Column("", right=True) for _ in range(2)), Column(""), Column(""))
         rows = [
             (f"#{rank}", human_rate(each.change.change, signed=True), each.change.status, _from_to(each.change))
             for rank, each in enumerate(shown, 1)

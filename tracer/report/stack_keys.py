@@ -22,6 +22,7 @@ _STARTUP = frozenset(
 )
 _VERSION = re.compile(r"(?:[-.]\d[\w.]*)?\.so(?:\.[\w.]*)?$")
 _RUST_HASH = re.compile(r"::h[0-9a-f]{16}$")
+_C_LIBRARY = "libc.so"
 PROGRAM = "(program)"
 
 
@@ -51,8 +52,13 @@ def build_ids(stacks: Sequence[StackGrowth]) -> frozenset[str]:
 
 
 def _own(frames: Sequence[Frame]) -> Sequence[Frame]:
-    """Without what is inlined, and without the C library's frames that begin a thread."""
+    """Without what is inlined, and without the C library's frames: those that begin a thread, and the innermost.
+
+    The latter are variants of memcpy, system calls, ...: they differ between machines.
+    """
     kept = [frame for frame in frames if not frame.inlined] or list(frames)
+    while len(kept) > 1 and _module(kept[0], "") == _C_LIBRARY:
+        kept.pop(0)
     for index, frame in enumerate(kept):
         if frame.function in _OUTERMOST and all(_is_startup(outer) for outer in kept[index + 1 :]):
             return kept[: index + 1]
@@ -62,7 +68,7 @@ def _own(frames: Sequence[Frame]) -> Sequence[Frame]:
 
 
 def _is_startup(frame: Frame) -> bool:
-    return frame.function in _STARTUP or (frame.function is None and _module(frame, "") == "libc.so")
+    return frame.function in _STARTUP or (frame.function is None and _module(frame, "") == _C_LIBRARY)
 
 
 def _frame_name(frame: Frame, program: str, known_files: frozenset[str]) -> str:
