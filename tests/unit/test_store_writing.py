@@ -205,7 +205,8 @@ def test_writing_that_fails_stops_the_recording_and_nothing_else(
     wait_for(lambda: recorder._worker.failure is not None)
     recorder.look(leaking(3)[2])
     recorder.finish(sample_report())
-    assert len(said) == 1 and "stopped 1.0 s into the window" in said[0] and "disk is full" in said[0]
+    assert len(said) == 2 and "stopped 1.0 s into the window" in said[0] and "disk is full" in said[0]
+    assert "incomplete: it ends 1.0 s into the window" in said[1]
     with Recording(tmp_path / "a.memtrace") as recording:
         assert [each.seconds for each in recording.looks] == [0, 1] and recording.report() is None
 

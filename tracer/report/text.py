@@ -12,7 +12,7 @@ from typing import Literal, TextIO
 
 from rich.text import Text
 
-from tracer.model.report import ClassGrowth, LedgerRow, Overhead, Report, StackGrowth, VmaGrowth
+from tracer.model.report import Basis, ClassGrowth, LedgerRow, Overhead, Report, StackGrowth, VmaGrowth
 from tracer.report.console import console_for
 from tracer.report.frame_lines import frame_lines
 from tracer.report.safe import Column, Page
@@ -37,6 +37,10 @@ _CAUSES = {
     "unmapped": "unmapped",
     "released": "given back / reclaimed",
     "unexplained": "unexplained",
+}
+_STACKS: dict[Basis, str] = {
+    "session": "Top stacks: memory acquired while traced and still held",
+    "looks": "Top stacks: what they held more than at the first look",
 }
 NO_STACKS = "No call stack holds memory that was acquired while traced"
 # How each kind of stack came by its memory: heading, what is counted, what undoes it.
@@ -145,7 +149,7 @@ class TextReport:
         if not held:
             yield from _no_stacks(self.report, page)
             return
-        yield Text("Top stacks: memory acquired while traced and still held", style="bold")
+        yield Text(_STACKS[self.report.basis], style="bold")
         count = self._worth_showing([stack.bytes for stack in held])
         for stack, header in zip(held[:count], _headers(self.report, held[:count], page), strict=True):
             yield Text()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 
 from tracer.model.rates import Rate, rate_of
 from tracer.model.report import Report
@@ -12,6 +13,8 @@ from tracer.store.recording import Recording, SeenLook
 
 # A chart shows no more, and a page is to stay small.
 MAX_POINTS = 512
+# A rate is that of ten parts (tracer.model.rates): so many looks are enough for their edges.
+_RATE_LOOKS = 40
 
 
 def timeline_of(recording: Recording, report: Report) -> Timeline | None:
@@ -58,22 +61,38 @@ def _classes_of(recording: Recording, looks: Sequence[SeenLook], begin: float) -
 
 def stack_rates(recording: Recording, looks: Sequence[SeenLook]) -> dict[int, Rate]:
     """How fast the memory that each stack holds grew over these looks, by its id in the file."""
-    if len(looks) < 2:
-        return {}
-    first, last = looks[0].number, looks[-1].number
-    before: dict[int, int] = {}
-    changes: dict[int, dict[int, int]] = {}
-    for number, stack, held in recording.stack_changes():
-        if number <= first:
-            before[stack] = held
-        elif number <= last:
-            changes.setdefault(stack, {})[number] = held
+    kept = evenly(looks, _RATE_LOOKS)
+    states = held_at(recording, kept)
+    moved = {
+        stack for before, after in pairwise(states) for stack, held in after.items() if before.get(stack, 0) != held
+    }
+    times = [look.seconds for look in kept]
     rates = {}
-    for stack, known in changes.items():
-        rate = rate_of(_samples(looks, before.get(stack, 0), known))
+    for stack in moved:
+        rate = rate_of([(seconds, float(state.get(stack, 0))) for seconds, state in zip(times, states, strict=True)])
         if rate is not None:
             rates[stack] = rate
     return rates
+
+
+def held_at(recording: Recording, looks: Sequence[SeenLook]) -> list[dict[int, int]]:
+    """What each stack held at each of these looks, by its id in the file."""
+    states: list[dict[int, int]] = []
+    held: dict[int, int] = {}
+    changes = recording.stack_changes()
+    change = next(changes, None)
+    for look in looks:
+        while change is not None and change[0] <= look.number:
+            held[change[1]] = change[2]
+            change = next(changes, None)
+        states.append(dict(held))
+    return states
+
+
+def evenly(looks: Sequence[SeenLook], most: int) -> list[SeenLook]:
+    """About ``most`` of the looks, at even distances, the first and the last among them."""
+    kept = list(looks[:: -(-len(looks) // most)])
+    return kept if kept[-1] is looks[-1] else [*kept, looks[-1]]
 
 
 def class_rates(recording: Recording, looks: Sequence[SeenLook]) -> dict[str, Rate]:
@@ -93,11 +112,3 @@ def class_rates(recording: Recording, looks: Sequence[SeenLook]) -> dict[str, Ra
         for name, known in samples.items()
     }
     return {name: rate for name, rate in rates.items() if rate is not None}
-
-
-def _samples(looks: Sequence[SeenLook], held: int, changes: Mapping[int, int]) -> list[tuple[float, float]]:
-    samples = []
-    for look in looks:
-        held = changes.get(look.number, held)
-        samples.append((look.seconds, float(held)))
-    return samples

@@ -18,14 +18,17 @@ from tracer.model.rates import Outlook
 from tracer.model.report import ClassGrowth, LedgerRow, Overhead, Report, Sampling, StackGrowth, Verdict, VmaGrowth
 from tracer.model.selfcheck import BETWEEN_READS
 from tracer.model.verdict import Findings, judge
+from tracer.store.course import evenly, held_at
 from tracer.store.recording import Recording, SeenClass, SeenLook, require_window
 from tracer.units import human_bytes, human_rate, human_seconds, plural
 
 NOT_RECONCILED = "not-reconciled"
 # In which class of memory a stack's blocks lie is not known from looks.
 _SOME_CLASS = "memory"
+_NO_END = "the recording ends here, without the session's end: memtrace goes on, was killed, or its disk was full"
 _NOTHING = Held(0, 0, 0, 0, 0, 0)
-_HISTORY_POINTS = 24
+# tracer.model.history keeps no more.
+_HISTORY_POINTS = 23
 
 
 def report_of_recording(recording: Recording, begin: float | None = None, end: float | None = None) -> Report:
@@ -105,18 +108,11 @@ class _Part:
     def _history(self) -> History:
         """The course of this part, as the session would have kept it."""
         history = History()
-        wanted = {look.number for look in self._looks[:: -(-len(self._looks) // _HISTORY_POINTS)]}
-        live: dict[int, int] = {}
-        changes = [*self._recording.stack_changes()]
-        at = 0
         for look in self._looks:
             history.sample(look.seconds - self._first.seconds, look.rss.rss)
-            if look.number not in wanted and look is not self._last:
-                continue
-            while at < len(changes) and changes[at][0] <= look.number:
-                live[changes[at][1]] = changes[at][2]
-                at += 1
-            history.add(Point(look.seconds - self._first.seconds, look.rss.rss, dict(live)))
+        kept = evenly(self._looks, _HISTORY_POINTS)
+        for look, live in zip(kept, held_at(self._recording, kept), strict=True):
+            history.add(Point(look.seconds - self._first.seconds, look.rss.rss, live))
         return history
 
     def _stacks(self, history: History) -> tuple[StackGrowth, ...]:
@@ -209,7 +205,7 @@ class _Part:
             return f"end of the part ({self._last.seconds:.1f} s into the recording)"
         if self._recording.origin.ended is not None:
             return self._recording.origin.ended
-        return "the recording ends here, without the session's end: memtrace was killed, or its disk was full"
+        return _NO_END
 
     def _notes(self, classes: Sequence[ClassGrowth]) -> list[str]:
         notes = [

@@ -117,6 +117,8 @@ class FileRecorder:
 
     def finish(self, report: Report) -> None:
         """The session's report, complete: when this returns it is in the file, or a line has said why not."""
+        if self._worker.failure_told:  # that line may have scrolled away, or gone with the full-screen view
+            self._say(f"{self.path} is incomplete: it ends {self._worker.failure}")
         if self._has_stopped():
             return
         written = threading.Event()
