@@ -1,7 +1,8 @@
 /* memtrace.h: what the BPF programs and the Python consumer share: limits, counters, map values and events.
  *
  * tracer/probes/layout.py states the same layouts for Python; tests/unit/test_layout.py compares the two.
- * Configuration arrives as -D: TARGET_TGID, MAX_LIVE, MAX_STACKS, MAX_THREADS, MAX_RSS_KEYS, EVENT_PAGES.
+ * Configuration arrives as -D: TARGET_TGID, MAX_LIVE, MAX_STACKS, MAX_THREADS, MAX_RSS_KEYS, EVENT_PAGES, FILTER_BITS,
+ * and SESSIONS, CALL_EVENTS where the kernel has uprobe sessions and events of single system calls.
  */
 #define MAX_DEPTH 127
 
@@ -15,28 +16,44 @@
 #define NR_BRK 12
 #define NR_MREMAP 25
 #define NR_MADVISE 28
+#define NR_SHMAT 30
+#define NR_SHMDT 67
+#define NR_IO_SETUP 206
+#define NR_IO_DESTROY 207
+#define NR_REMAP_FILE_PAGES 216
+#define NR_PKEY_MPROTECT 329
 #define SYSCALL_ARG0(regs) ((regs).di)
 #define SYSCALL_ARG1(regs) ((regs).si)
 #define SYSCALL_ARG2(regs) ((regs).dx)
 #define SYSCALL_ARG3(regs) ((regs).r10)
 #define SYSCALL_ARG4(regs) ((regs).r8)
 #define SYSCALL_ARG5(regs) ((regs).r9)
+#define SYSCALL_NUMBER(regs) ((regs).orig_ax)
+#define SYSCALL_RESULT(regs) ((regs).ax)
 #define USER_IP(regs) ((regs).ip)
 #define USER_SP(regs) ((regs).sp)
 #define USER_FP(regs) ((regs).bp)
 #else
+#define NR_IO_SETUP 0
+#define NR_IO_DESTROY 1
+#define NR_SHMAT 196
+#define NR_SHMDT 197
 #define NR_BRK 214
 #define NR_MUNMAP 215
 #define NR_MREMAP 216
 #define NR_MMAP 222
 #define NR_MPROTECT 226
 #define NR_MADVISE 233
+#define NR_REMAP_FILE_PAGES 234
+#define NR_PKEY_MPROTECT 288
 #define SYSCALL_ARG0(regs_) ((regs_).regs[0])
 #define SYSCALL_ARG1(regs_) ((regs_).regs[1])
 #define SYSCALL_ARG2(regs_) ((regs_).regs[2])
 #define SYSCALL_ARG3(regs_) ((regs_).regs[3])
 #define SYSCALL_ARG4(regs_) ((regs_).regs[4])
 #define SYSCALL_ARG5(regs_) ((regs_).regs[5])
+#define SYSCALL_NUMBER(regs_) ((regs_).regs[8])
+#define SYSCALL_RESULT(regs_) ((regs_).regs[0])
 #define USER_IP(regs_) ((regs_).pc)
 #define USER_SP(regs_) ((regs_).sp)
 #define USER_FP(regs_) ((regs_).regs[29])
@@ -48,11 +65,14 @@ enum counter {
 	COUNT_FREES,               /* blocks freed that had been seen when allocated */
 	COUNT_FREES_UNKNOWN,       /* frees of blocks that were allocated before tracing began */
 	COUNT_FAILED_CALLS,        /* allocation calls that returned no memory */
-	COUNT_PROBE_HITS,          /* malloc-family traps taken */
+	COUNT_PROBE_HITS,          /* malloc-family calls trapped at their entry, of functions that return a block */
+	COUNT_FREE_HITS,           /* calls trapped of functions that only free */
+	COUNT_SAMPLED,             /* calls followed to their return, with a stack */
 	COUNT_EVENTS,              /* VMA events sent */
 	COUNT_RSS_EVENTS,          /* changes of the RSS counters seen */
 	COUNT_FAULT_STACKS,        /* page faults whose stack was taken */
 	COUNT_FAULTS_IN_RUN,       /* page faults that were given the stack of the page before */
+	COUNT_FAULTS,              /* page faults of the target seen */
 	COUNT_FORKS,               /* child processes made by the target (they are not traced) */
 	COUNT_THREADS,             /* threads made by the target */
 	COUNT_LIVE_FULL,           /* LOSS: blocks not tracked: the table of live blocks was full */
@@ -77,6 +97,10 @@ struct settings {
 	u64 enabled;       /* 0 until the start snapshot may be taken, and again from the end snapshot on */
 	u64 heap_is_known; /* 1 where the allocator of the brk heap is probed: page faults there need no stack */
 	u64 count_faults;  /* 1 without kmem:rss_stat: each page fault counts as one page that came */
+	u64 sample_bytes;  /* mean distance of samples in bytes; blocks of that size or larger are all taken; 1: every one */
+	u64 sample_scale;  /* 2^48 / sample_bytes */
+	u64 probed_since;  /* CLOCK_MONOTONIC: when the malloc probes came back last; what was in flight before is void */
+	u64 fault_stacks;  /* of so many page faults one gets its stack; all are counted */
 };
 
 /* What the kernel side remembers of the traced process. Single entry; user space seeds it while tracing is off. */
@@ -86,6 +110,9 @@ struct control {
 	u64 heap_start; /* start of the brk heap; 0: unknown */
 	u64 mm_id;      /* rss_stat's id of the target's mm; 0: not seen yet */
 };
+
+#define CERTAIN 4294967296 /* 2^32: the chance of what is always taken */
+#define WEIGHT_SHIFT 12    /* totals count blocks in 1 / 4096, as a sampled one stands for a fraction more than itself */
 
 struct live_key {
 	u64 address;
@@ -97,6 +124,7 @@ struct live_value {
 	u64 size; /* as requested */
 	u64 stack;
 	u64 time_ns;
+	u64 chance; /* with which a block of this size was sampled, in 1 / CERTAIN; it stands for CERTAIN / chance blocks */
 };
 
 struct totals_key {
@@ -104,13 +132,16 @@ struct totals_key {
 	u64 epoch;
 };
 
+/* Estimates, exact where all is taken: sums over the sampled calls of what each stands for. */
 struct totals {
-	u64 allocations;
+	u64 allocations; /* << WEIGHT_SHIFT, as are frees and lost */
 	u64 allocated_bytes;
 	u64 frees;
 	u64 freed_bytes;
 	u64 lost; /* allocated, but not tracked: whether they were freed is not known */
 	u64 lost_bytes;
+	u64 sampled; /* calls behind the sums */
+	u64 late_frees; /* of the frees (<< WEIGHT_SHIFT), those of blocks from before the malloc probes came back last */
 };
 
 /* Why a stack ends where it does, and what it passed on the way. */
@@ -141,8 +172,11 @@ enum event_kind {
 	EVENT_BRK_GROW,     /* address (old end), length, stack or in_allocator */
 	EVENT_PROTECT,      /* address, length, prot */
 	EVENT_ADVISE,       /* address, length, flags (the advice) */
-	EVENT_RESYNC,       /* a release failed: the model must be read again */
+	EVENT_RESYNC,       /* a call changed what cannot be told from here: the model must be read again */
 	EVENT_EXEC,         /* another program now runs in the process */
+	EVENT_ATTACH,       /* shmat: address, old_address (the segment's id), prot, stack or in_allocator; no length */
+	EVENT_DETACH,       /* shmdt: address: at entry, as it releases address space */
+	EVENT_KEPT,         /* what this thread's last EVENT_UNMAP or EVENT_DETACH said is still there: the call failed */
 };
 
 struct event {
@@ -159,6 +193,19 @@ struct event {
 	u32 flags;
 	s32 fd;
 	u32 in_allocator;
+};
+
+/* Cookies of session_call's places: the shapes of tracer/heap/allocators.py. */
+enum call_shape {
+	SHAPE_MALLOC = 1, /* which calls no other function that is probed */
+	SHAPE_VALLOC,     /* the same arguments, but it may */
+	SHAPE_CALLOC,
+	SHAPE_REALLOC,
+	SHAPE_REALLOCARRAY,
+	SHAPE_MEMALIGN,
+	SHAPE_POSIX_MEMALIGN,
+	SHAPE_NEW,
+	SHAPE_RET,        /* a `ret` instruction */
 };
 
 enum rss_cause {
@@ -194,12 +241,13 @@ struct fault_run {
 	u32 taken;      /* a program is at it */
 	u32 epoch;
 	u32 left;       /* how many more faults its stack may serve */
-	u32 heap;       /* 1: faults in the heap of a known allocator, which need no stack */
-	u32 hole;
+	u32 heap;       /* 1: faults in the heap of a known allocator */
+	u32 stackless;  /* 1: its faults need no stack, and so need not be on neighbouring pages */
 	u64 ip, sp, bp; /* the user's, at each of its faults */
 	u64 next;       /* the page that would go on with it */
 	struct rss_key key;
 	struct rss_value sum;
-	u64 served;     /* faults that went without a walk of their own, not yet counted */
-	u64 pad0, pad1, pad2; /* to two cache lines: each CPU has one */
+	u64 faults;     /* not yet counted: those that took the short way, and ... */
+	u64 served;     /* ... those of them that were given another's stack */
+	u64 pad0, pad1; /* to two cache lines: each CPU has one */
 };

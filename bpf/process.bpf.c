@@ -23,6 +23,7 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	if (!t)
 		return 0;
 	t->call_op = CALL_NONE;
+	t->skipped_sp = 0;
 	t->sys_op = SYS_NONE;
 	t->fault_address = 0;
 	t->fault_call = 0;

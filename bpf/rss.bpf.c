@@ -81,6 +81,22 @@ static inline void give_run(struct fault_run *run)
 	run->taken = 0;
 }
 
+static inline void count_run(struct fault_run *run)
+{
+	count_more(COUNT_FAULTS, run->faults);
+	count_more(COUNT_FAULTS_IN_RUN, run->served);
+	run->faults = 0;
+	run->served = 0;
+}
+
+/* A fault that takes the short way. The budget wants to know of them in time. */
+static inline void count_short(struct fault_run *run)
+{
+	run->faults++;
+	if (run->faults >= FAULT_SPAN)
+		count_run(run);
+}
+
 /* Move to the sums what the run's faults changed. */
 static inline void sum_run(struct fault_run *run, struct control *c)
 {
@@ -88,11 +104,7 @@ static inline void sum_run(struct fault_run *run, struct control *c)
 		keep_rss(&run->key, run->sum.bytes, run->sum.pages);
 	run->sum.bytes = 0;
 	run->sum.pages = 0;
-	u32 served = COUNT_FAULTS_IN_RUN;
-	u64 *value = counters.lookup(&served);
-	if (value && run->served)
-		__sync_fetch_and_add(value, run->served);
-	run->served = 0;
+	count_run(run);
 }
 
 /* Add a change, made by a page fault of user code, to the run that this thread is in. Returns 0 where it is in none. */
@@ -135,6 +147,13 @@ static inline int in_known_heap(struct control *c, u64 address)
 	return s && s->heap_is_known && c->heap_start && address >= c->heap_start && address < c->brk;
 }
 
+/* Whether this fault gets its stack: all do, or one in `fault_stacks`. */
+static inline int is_stack_wanted(void)
+{
+	struct settings *s = settings_block();
+	return s && (s->fault_stacks <= 1 || bpf_get_prandom_u32() % s->fault_stacks == 0);
+}
+
 /* The walk of a fault's stack has ended: it may serve the pages that follow, if the one before could. For how many was
  * decided before this look, and by chance, so that callers that take turns get their shares, in whatever rhythm.
  */
@@ -159,6 +178,7 @@ static inline void fault_stack_taken(struct thread_state *t, u64 stack)
 	run->epoch = c->epoch;
 	run->left = left;
 	run->heap = 0;
+	run->stackless = 0;
 	run->ip = r.ip;
 	run->sp = r.sp;
 	run->bp = r.bp;
@@ -184,26 +204,32 @@ int on_page_fault(struct bpf_raw_tracepoint_args *ctx)
 	u64 address = ctx->args[0], before = 0;
 	struct user_registers r;
 	int has_registers = !user_registers(&r);
-	int in_heap = in_known_heap(c, address);
+	u32 in_heap = in_known_heap(c, address);
+	int stackless = in_heap;
 	struct fault_run *run = take_run();
 	if (run) {
 		int mine = run->tid == (u32)bpf_get_current_pid_tgid() && r.call == -1ULL;
-		if (mine && in_heap && run->heap) {
+		int goes_on = mine && !in_heap && !run->stackless && run->next == PAGE_OF(address) &&
+			      run->ip == r.ip && run->sp == r.sp && run->bp == r.bp;
+		if (goes_on && run->left) {
+			run->left--;
+			run->served++;
+			run->next += PAGE_SIZE;
+			count_short(run);
 			give_run(run);
 			count_fault(c);
 			return 0;
 		}
-		if (mine && !run->heap && run->next == PAGE_OF(address) && run->ip == r.ip && run->sp == r.sp &&
-		    run->bp == r.bp) {
-			if (run->left) {
-				run->left--;
-				run->served++;
-				run->next += PAGE_SIZE;
-				give_run(run);
-				count_fault(c);
-				return 0;
-			}
+		if (goes_on)
 			before = run->key.stack;
+		if (!in_heap && !is_stack_wanted())
+			stackless = 1;
+		if (mine && stackless && run->stackless && run->heap == in_heap) {
+			run->next = PAGE_OF(address) + PAGE_SIZE;
+			count_short(run);
+			give_run(run);
+			count_fault(c);
+			return 0;
 		}
 		give_run(run);
 	}
@@ -215,9 +241,11 @@ int on_page_fault(struct bpf_raw_tracepoint_args *ctx)
 	run = take_run();
 	if (run) {
 		sum_run(run, c);
-		run->tid = in_heap ? (u32)bpf_get_current_pid_tgid() : 0;
+		run->tid = stackless ? (u32)bpf_get_current_pid_tgid() : 0;
 		run->epoch = c->epoch;
 		run->heap = in_heap;
+		run->stackless = stackless;
+		run->next = PAGE_OF(address) + PAGE_SIZE;
 		run->key.stack = 0;
 		run->key.cause = RSS_FAULT;
 		give_run(run);
@@ -228,9 +256,10 @@ int on_page_fault(struct bpf_raw_tracepoint_args *ctx)
 	t->fault_before = before;
 	if (!before)
 		t->fault_span = 1;
-	if (in_heap)
+	count(COUNT_FAULTS);
+	if (stackless)
 		count_fault(c);
-	if (!has_registers || in_heap)
+	if (!has_registers || stackless)
 		return 0;
 	count(COUNT_FAULT_STACKS);
 	return stack_at_fault(ctx, t, &r);

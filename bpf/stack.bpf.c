@@ -29,6 +29,8 @@ static inline int unwind_finished(void *ctx, struct thread_state *t)
 	t->busy = 0;
 	if (t->unwind.next == FOR_ALLOCATION) {
 		t->call_stack = stack;
+		/* An exception may leave such a function: a return probe would end the target. */
+		return t->entered_by == BY_SESSION && t->call_op == CALL_NEW ? SKIP_RETURN : 0;
 	} else if (t->unwind.next == FOR_MAPPING) {
 		t->event.stack = stack;
 		send(t);
@@ -47,18 +49,18 @@ static inline int stack_at_entry(struct pt_regs *ctx, struct thread_state *t)
 	return unwind_in_uprobe(ctx, t);
 }
 
-/* In a system call: the context of sys_exit has the user's registers. */
-static inline int stack_at_sys_exit(struct bpf_raw_tracepoint_args *ctx, struct thread_state *t)
+/* At the end of a system call that the user made with these registers. */
+static inline int stack_at_sys_exit(void *ctx, struct thread_state *t, u64 registers, int is_raw)
 {
 	struct pt_regs regs;
-	if (read_kernel(&regs, sizeof(regs), (void *)ctx->args[0])) {
+	if (read_kernel(&regs, sizeof(regs), (void *)registers)) {
 		count(COUNT_READ_FAILED);
 		return 0;
 	}
 	t->busy = 1;
 	unwind_begin(t, USER_IP(regs), USER_SP(regs), USER_FP(regs), 0);
 	t->unwind.next = FOR_MAPPING;
-	return unwind_in_raw_tracepoint(ctx, t);
+	return is_raw ? unwind_in_raw_tracepoint(ctx, t) : unwind_in_tracepoint(ctx, t);
 }
 
 /* In a page fault: it may have come in a system call, so these are the registers with which user code was left. */

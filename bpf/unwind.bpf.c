@@ -26,9 +26,10 @@ BPF_F_TABLE("array", u32, u64, unwind_pages, UNWIND_PAGES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct unwind_mapping, unwind_mappings, UNWIND_MAPPINGS, BPF_F_MMAPABLE);
 /* tgid -> its run of mappings. Written by user space, one atomic update for each change. Full: user space says so. */
 BPF_TABLE("hash", u32, struct unwind_process, unwind_processes, UNWIND_PROCESSES);
-/* 0 -> unwind_uprobe, unwind_raw_tracepoint. Written once, at load. */
+/* 0 -> unwind_uprobe, unwind_raw_tracepoint, unwind_tracepoint. Written once, at load. */
 BPF_PROG_ARRAY(unwind_uprobe_programs, 1);
 BPF_PROG_ARRAY(unwind_raw_programs, 1);
+BPF_PROG_ARRAY(unwind_tracepoint_programs, 1);
 
 static inline int unwind_finished(void *ctx, struct thread_state *t);
 
@@ -403,6 +404,21 @@ int unwind_raw_tracepoint(struct bpf_raw_tracepoint_args *ctx)
 	return unwind_end(ctx, t);
 }
 
+#ifdef CALL_EVENTS
+int unwind_tracepoint(void *ctx)
+{
+	struct thread_state *t = unwind_thread();
+	if (!t)
+		return 0;
+	if (!unwind_some(t)) {
+		unwind_tracepoint_programs.call(ctx, 0);
+		unwind_cut(t);
+	}
+	return unwind_end(ctx, t);
+}
+
+#endif
+
 /* Ways into them, after unwind_begin, as the last step of a probe. They come back only where the tail call fails. */
 static inline int unwind_in_uprobe(struct pt_regs *ctx, struct thread_state *t)
 {
@@ -414,6 +430,13 @@ static inline int unwind_in_uprobe(struct pt_regs *ctx, struct thread_state *t)
 static inline int unwind_in_raw_tracepoint(void *ctx, struct thread_state *t)
 {
 	unwind_raw_programs.call(ctx, 0);
+	unwind_cut(t);
+	return unwind_end(ctx, t);
+}
+
+static inline int unwind_in_tracepoint(void *ctx, struct thread_state *t)
+{
+	unwind_tracepoint_programs.call(ctx, 0);
 	unwind_cut(t);
 	return unwind_end(ctx, t);
 }

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from tracer.heap.watch import HeapWatch
 from tracer.model.blocks import Blocks
+from tracer.model.faultowners import Allocating, match_faults
 from tracer.model.history import History
 from tracer.model.ledger import Books, close_books
 from tracer.model.rates import Trend
-from tracer.model.report import Overhead, Report, RssMove, RssSource, StackGrowth, StackKind
+from tracer.model.report import HeapInside, Overhead, Report, RssMove, RssSource, Sampling, StackGrowth, StackKind
 from tracer.model.resident import ResidentPages
 from tracer.model.selfcheck import discrepancy
+from tracer.model.survival import Survivors, Window, estimate_survivors
 from tracer.model.tracker import Tracker
 from tracer.model.verdict import Findings, judge
 from tracer.model.vma import Snapshot
 from tracer.probes.layout import Totals
 from tracer.stacks import StackBook
-from tracer.units import human_bytes, percent, plural
+from tracer.units import human_bytes, human_seconds, percent, plural
 
 _NO_TOTALS = Totals(0, 0, 0, 0, 0, 0)
 # From this share of incomplete stacks on, the report says so at its foot.
@@ -27,6 +30,9 @@ _INCOMPLETE_SHARE = 0.02
 _UNTRACKED_NAMED = 3
 # From this share of page faults that were given another's stack, the report says so.
 _SHARED_STACKS = 0.5
+# So many calls of a stack tell whether its blocks come and go.
+_ENOUGH = 20
+_STEPS_TOLD = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +60,18 @@ class Evidence:
     overhead: Overhead
     rss_source: RssSource = "rss-stat"
     changes_complete: bool = False
+    heap: HeapWatch | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    # Where the malloc probes were off for a time: the windows in which they were in, and the blocks from before a gap.
+    windows: tuple[Window, ...] = ()
+    unverified: Blocks | None = None
+    verified: Blocks | None = None
+    fault_stacks_sampled: bool = False
 
 
 def assemble(evidence: Evidence, book: StackBook) -> Report:
     """Interpret what was gathered; of the target, nothing is read any more."""
+    survivors, owners = _after_gaps(evidence, book)
     books = close_books(
         evidence.start,
         evidence.end,
@@ -68,7 +82,13 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         evidence.resident,
         allocators_traced=bool(evidence.probed),
         faults_are_estimates=evidence.rss_source == "faults",
+        survivors=survivors,
+        owners=owners,
+        start_heap=evidence.heap.start_shares if evidence.heap else None,
+        end_heap=evidence.heap.end_shares if evidence.heap else None,
+        fault_stacks_sampled=evidence.fault_stacks_sampled,
     )
+    heap = _heap(evidence, books)
     stacks = _stacks(evidence, books, book)
     outlook = evidence.history.rss_outlook(evidence.seconds, evidence.end.counters.rss)
     findings = Findings(
@@ -78,6 +98,7 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         outlook=outlook,
         ledger=books.rows,
         stacks=stacks,
+        heap=heap,
     )
     report = Report(
         pid=evidence.pid,
@@ -94,9 +115,11 @@ def assemble(evidence: Evidence, book: StackBook) -> Report:
         ledger=books.rows,
         probed=evidence.probed,
         rate=outlook.whole,
+        heap=heap,
         rss_source=evidence.rss_source,
         changes=_changes(evidence.tracker) if evidence.rss_source == "rss-stat" else (),
         changes_complete=evidence.changes_complete,
+        sampling=evidence.sampling,
         overhead=evidence.overhead,
         losses=evidence.losses,
         notes=(*evidence.notes, *_remarks(evidence, books, stacks, book)),
@@ -114,13 +137,43 @@ def _changes(tracker: Tracker) -> tuple[RssMove, ...]:
     return tuple(sorted(rows, key=lambda row: (row.shrank - row.grew, row.cause, row.member)))
 
 
+def _heap(evidence: Evidence, books: Books) -> HeapInside | None:
+    if evidence.heap is None:
+        return None
+    kept = sum(row.bytes for row in books.rows if row.cause == "kept-by-allocator")
+    placed = {
+        usage.vma.start: usage.rss
+        for usage in evidence.end.usages
+        if evidence.blocks.within(usage.vma.start, usage.vma.end)
+    }
+    return evidence.heap.inside([name.partition(" in /")[0] for name in evidence.probed], kept, sum(placed.values()))
+
+
+def _after_gaps(evidence: Evidence, book: StackBook) -> tuple[Survivors | None, dict[int, int | None]]:
+    """What probably lives, and whose page faults are whose, where the malloc probes were off for a time."""
+    if evidence.unverified is None:
+        return None, {}
+    late = {stack: totals.late_frees for stack, totals in evidence.totals.items()}
+    verified = evidence.verified if evidence.verified is not None else Blocks([], [], [], [])
+    survivors = estimate_survivors(evidence.unverified, verified, late, evidence.windows, evidence.end.time_ns)
+    known = {
+        stack: Allocating(book.raw(stack).ips, _comes_and_goes(totals)) for stack, totals in evidence.totals.items()
+    }
+    faulting = {stack for (_, stack), amount in evidence.tracker.faulted.items() if amount > 0}
+    return survivors, match_faults({stack: book.raw(stack).ips for stack in faulting}, known, book.function_at)
+
+
+def _comes_and_goes(totals: Totals) -> bool:
+    return totals.sampled >= _ENOUGH and totals.frees >= totals.allocations / 2
+
+
 def _stacks(evidence: Evidence, books: Books, book: StackBook) -> tuple[StackGrowth, ...]:
-    stacks = [*_malloc_stacks(evidence, book), *_mapped_stacks(evidence, books, book)]
+    stacks = [*_malloc_stacks(evidence, books, book), *_mapped_stacks(evidence, books, book)]
     stacks += _fault_stacks(evidence, books, book)
-    return tuple(sorted(stacks, key=lambda stack: (-stack.bytes, stack.kind, stack.id)))
+    return tuple(sorted(stacks, key=lambda stack: (-stack.held, stack.kind, stack.id)))
 
 
-def _malloc_stacks(evidence: Evidence, book: StackBook) -> list[StackGrowth]:
+def _malloc_stacks(evidence: Evidence, books: Books, book: StackBook) -> list[StackGrowth]:
     blocks = evidence.blocks
     everywhere = range(len(blocks))
     live = blocks.bytes_by_stack(everywhere)
@@ -132,8 +185,14 @@ def _malloc_stacks(evidence: Evidence, book: StackBook) -> list[StackGrowth]:
     ]
     classes = blocks.class_by_stack(ranges)
     survival = _survival(evidence)
+    errors = blocks.error_by_stack()
     found = []
-    for stack, size in live.items():
+    unverified = {
+        stack: size for (cause, stack), size in books.resident_by_stack.items() if cause == "unverified" and size
+    }
+    placed = {row.stack: row.vma_class for row in reversed(books.rows) if row.cause == "unverified"}
+    for stack in {**live, **unverified}:
+        size = live.get(stack, 0)
         totals = evidence.totals.get(stack, _NO_TOTALS)
         freed_share = totals.freed_bytes / totals.allocated_bytes if totals.allocated_bytes else 0.0
         found.append(
@@ -143,12 +202,15 @@ def _malloc_stacks(evidence: Evidence, book: StackBook) -> list[StackGrowth]:
                 stack,
                 "malloc",
                 size,
-                counts[stack],
+                counts.get(stack, 0),
                 totals,
                 oldest.get(stack, 0),
-                classes.get(stack, "anonymous"),
-                evidence.history.trend_of_stack(stack, size, freed_share),
+                classes.get(stack) or placed.get(f"{stack:016x}") or "anonymous",
+                # Of stacks that were seen in windows only, it is not known how they went.
+                "unknown" if stack in unverified else evidence.history.trend_of_stack(stack, size, freed_share),
                 survival.get(stack),
+                errors.get(stack, 0),
+                unverified.get(stack, 0),
             )
         )
     return found
@@ -212,6 +274,8 @@ def _growth(
     vma_class: str,
     trend: Trend = "unknown",
     survival: float | None = None,
+    error: int = 0,
+    unverified: int = 0,
 ) -> StackGrowth:
     return StackGrowth(
         id=f"{stack:016x}",
@@ -222,13 +286,15 @@ def _growth(
         freed_bytes=totals.freed_bytes,
         allocated_count=totals.allocations,
         freed_count=totals.frees,
-        rate=size / evidence.seconds if evidence.seconds else 0.0,
+        rate=(size + unverified) / evidence.seconds if evidence.seconds else 0.0,
         oldest=max(0.0, (evidence.end.time_ns - oldest_ns) / 1e9) if oldest_ns else 0.0,
         vma_class=vma_class,
         complete=book.is_complete(stack),
         frames=book.frames(stack),
         trend=trend,
         survival=survival,
+        bytes_error=error,
+        unverified_bytes=unverified,
     )
 
 
@@ -261,12 +327,13 @@ def _remarks(evidence: Evidence, books: Books, stacks: tuple[StackGrowth, ...], 
         )
     if counters["forks"]:
         remarks.append(f"{plural(counters['forks'], 'child process', 'es')} made in the window: not traced")
-    if evidence.probed and not counters["allocations"]:
+    remarks += _about_budget(evidence)
+    if evidence.probed and not counters["probe_hits"]:
         remarks.append("the probed allocators were not called in this window")
     remarks += _untracked(evidence.totals, book)
     remarks += _early_ends(stacks, book)
     remarks += book.remarks()
-    if counters["frees_unknown"]:
+    if counters["frees_unknown"] and evidence.sampling.exact:
         remarks.append(
             f"{plural(counters['frees_unknown'], 'block')} from before the window freed: their size is not known"
         )
@@ -279,6 +346,25 @@ def _quality(books: Books) -> str:
     if not grown:
         return "no memory of that kind grew"
     return f"faults of {human_bytes(counted)} were seen where {human_bytes(grown)} became resident"
+
+
+def _about_budget(evidence: Evidence) -> list[str]:
+    """What the budget led to, a sentence for each step and one on what that means for the figures."""
+    overhead = evidence.overhead
+    remarks = [
+        f"budget ({percent(overhead.limit or 0)} of its CPU time): after {human_seconds(step.seconds)} "
+        f"{step.action} (traps took {percent(step.share)})"
+        for step in overhead.steps[:_STEPS_TOLD]
+    ]
+    if len(overhead.steps) > _STEPS_TOLD:
+        remarks.append(f"budget: {len(overhead.steps) - _STEPS_TOLD} more changes")
+    if evidence.unverified is not None:
+        remarks.append(
+            f"the malloc probes were in for {percent(overhead.probed_share)} of the time: what is called unverified "
+            "rests on blocks that survived from window to window, and on the stacks that touched fresh pages of the "
+            "heap meanwhile; who touches a page first need not be who keeps it"
+        )
+    return remarks
 
 
 def _untracked(totals: Mapping[int, Totals], book: StackBook) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Self
 
+from tracer.heap.code import AllocatorCode
 from tracer.heap.discovery import Discovery, FoundImage
 from tracer.model.report import RssSource
 from tracer.model.vma import Vma
@@ -50,6 +51,7 @@ class Attachment:
         self._wanted_source = rss_source
         self._discovery = Discovery(pid)
         self._trampoline_known = False
+        self._code = AllocatorCode()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -97,6 +99,7 @@ class Attachment:
         self.resolver.update(vmas)
         for image in self._discovery.look(vmas):
             self._probe(image, late=late)
+            self._code.add(image, vmas)
 
     def _probe(self, image: FoundImage, *, late: bool) -> None:
         if image.is_go:
@@ -117,10 +120,33 @@ class Attachment:
                 self.note(f"{name} was loaded while tracing: what it allocated before is not known")
                 self._say(f"now tracing: {name} ({count} places)")
 
+    def in_allocator(self, ips: Sequence[int], *, by_brk: bool) -> bool:
+        """Whether the stack of a system call that maps memory leads through a probed allocator."""
+        return self._code.leads_through(ips, by_brk=by_brk)
+
+    @property
+    def stepped_allocations(self) -> bool:
+        """Whether malloc is probed at an instruction that is single-stepped."""
+        return self._malloc.stepped_allocations
+
+    @property
+    def stepped_frees(self) -> bool:
+        """Whether free is probed at an instruction that is single-stepped."""
+        return self._malloc.stepped_frees
+
+    def suspend_malloc(self) -> None:
+        """Take the malloc probes out until ``resume_malloc``."""
+        self._malloc.suspend()
+
+    def resume_malloc(self) -> None:
+        """Put the malloc probes back."""
+        self._malloc.resume()
+
     def follow_exec(self) -> None:
         """The process runs another program now: probe its allocators."""
         self._trampoline_known = False
         self.probed.clear()
+        self._code = AllocatorCode()
         self._discovery = Discovery(self._pid)
         # The new probes come before the old ones go: a call seen by both counts once, one seen by neither is lost.
         before, self._malloc = self._malloc, MallocProbes(self._program, self._holder, self._pid)

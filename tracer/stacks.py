@@ -57,6 +57,11 @@ class StackBook:
             for frame in self._resolver.resolve(ip, return_address=index > 0, lines=lines)
         )
 
+    def function_at(self, ip: int) -> str | None:
+        """The name of the function at a return address; None where it has none."""
+        frames = self._resolver.resolve(ip, return_address=True, lines=False)
+        return frames[-1].function if frames else None
+
     def remarks(self) -> list[str]:
         """What kept frames from having names or lines, in a sentence; nothing where nothing did."""
         problems = self._resolver.problems

@@ -36,8 +36,11 @@ def check_privileges(arguments: Sequence[str]) -> None:
         raise PrivilegeError("tracing needs root (CAP_SYS_ADMIN)", f"type: {typed}")
 
 
-def check_target(pid: int) -> TargetInfo:
-    """Return what is known of the process. Raises TargetError, saying why it cannot be traced."""
+def check_target(pid: int, command: str = "memtrace") -> TargetInfo:
+    """Return what is known of the process. Raises TargetError, saying why it cannot be traced.
+
+    ``command`` is what to type before the pid of another process.
+    """
     try:
         status = read_status(pid)
     except TargetError:
@@ -45,7 +48,7 @@ def check_target(pid: int) -> TargetInfo:
     if status.kernel_thread:
         raise TargetError(f"process {pid} ({status.name}) is a kernel thread: it has no memory of its own to trace")
     if status.tgid != pid:
-        raise TargetError(f"{pid} is a thread of process {status.tgid}", f"trace the process: memtrace {status.tgid}")
+        raise TargetError(f"{pid} is a thread of process {status.tgid}", f"trace the process: {command} {status.tgid}")
     if not status.vm_size:
         raise TargetError(f"process {pid} ({status.name}) has ended: what is left of it is a zombie without memory")
     if pid == os.getpid():
@@ -76,6 +79,10 @@ class ProcessHandle:
     def has_ended(self) -> bool:
         """Whether the process has ended (all of its threads)."""
         return bool(self._poll.poll(0))
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or until the process has ended; whether it has."""
+        return bool(self._poll.poll(seconds * 1000))
 
     def close(self) -> None:
         """Give the descriptor back."""

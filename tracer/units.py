@@ -16,6 +16,12 @@ def human_bytes(n: int, signed: bool = False) -> str:
     return f"{sign}{size:.0f} B" if unit == 0 else f"{sign}{size:.1f} {_UNITS[unit]}"
 
 
+def short_bytes(n: int, signed: bool = False) -> str:
+    """``12.3M`` for tables of many sizes: K, M, G, ... are KiB, MiB, GiB, ...; zero is ``0``."""
+    number, unit = human_bytes(n, signed).split(" ")
+    return "0" if not n else f"{number}{unit[0]}"
+
+
 def human_rate(bytes_per_second: float, signed: bool = False) -> str:
     """``1.0 MiB/s``."""
     return human_bytes(round(bytes_per_second), signed) + "/s"

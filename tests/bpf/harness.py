@@ -23,6 +23,8 @@ DEADLINE = 30.0
 POLL = 0.005
 
 Json = dict[str, Any]
+# Tests compare with the truth to the byte; options given later go before these.
+EVERYTHING = ("--sample-bytes", "1", "--max-overhead", "none")
 
 
 class HarnessError(AssertionError):
@@ -194,7 +196,7 @@ class Memtrace:
         self.deadline = deadline
         self._output = {"stdout": b"", "stderr": b""}
         self._process = subprocess.Popen(
-            [*memtrace_command(), str(pid), "--json", *options],
+            [*memtrace_command(), str(pid), "--json", *EVERYTHING, *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

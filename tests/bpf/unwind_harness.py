@@ -154,33 +154,18 @@ int on_return(struct pt_regs *ctx)
 {
 	return 0;
 }
-/* As unwind_uprobe, for perf tracepoints, which the product does not unwind from. */
-BPF_PROG_ARRAY(unwind_tracepoint_programs, 1);
-int unwind_tracepoint(void *ctx)
-{
-	struct thread_state *t = unwind_thread();
-	if (!t)
-		return 0;
-	if (!unwind_some(t)) {
-		unwind_tracepoint_programs.call(ctx, 0);
-		unwind_cut(t);
-	}
-	return unwind_end(ctx, t);
-}
 int on_event(void *ctx)
 {
-	u64 ip, sp, bp;
-	if (!wanted() || user_registers(&ip, &sp, &bp))
+	struct user_registers r;
+	if (!wanted() || user_registers(&r))
 		return 0;
 	struct thread_state *t = this_thread();
 	if (!t)
 		return 0;
 	t->saved = 0;
-	t->entry_sp = sp;
-	unwind_begin(t, ip, sp, bp, 0);
-	unwind_tracepoint_programs.call(ctx, 0);
-	unwind_cut(t);
-	return unwind_end(ctx, t);
+	t->entry_sp = r.sp;
+	unwind_begin(t, r.ip, r.sp, r.bp, 0);
+	return unwind_in_tracepoint(ctx, t);
 }
 """
 
@@ -309,6 +294,7 @@ class UnwindProbe:
         self._bcc = import_bcc()
         options = [
             f"-DTARGET={pid}",
+            "-DCALL_EVENTS",
             f"-DSAMPLES={samples}",
             f"-DGAP_NS={gap_ns}",
             f"-DONE_IN={one_in}",

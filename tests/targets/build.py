@@ -22,14 +22,29 @@ dlopener            code, and an allocator, that are loaded after the attach
 malloc_address      the executable's own symbol `malloc` is a stub (-no-pie)
 function_table      malloc called through a table of pointers only
 absent_stack        malloc called below stack pages that were never touched
+frag_half           every second block freed: half of the heap is free, in holes
+frag_page           all but one block of each page freed: hardly a page is free as a whole
+frag_top            the end of the heap freed, and kept by a high trim threshold
+frag_arenas         as frag_half, in the arenas of several threads
+frag_mixed          every kind of chunk in several arenas; the main one also in pieces, or with gaps
+heap_churn          the heap changes all the time beside blocks that stay (command `c`)
 heartbeat           how long the target is held up (commands `b` and `e`)
 hot                 attach, detach and probes survive threads that do nothing but malloc and free (command `c`)
+hot_leak            the same, and one call in many leaks: what a budget must find (command `c`)
+zoo                 every kind of memory gets its class (commands `m`, `f`, `s` and `x`)
+random_vm           the model of the address space is the kernel's after any system calls (commands `n` and `g`)
+handover            the same with four threads that hand addresses on to each other
+mix                 sizes of all kinds, whose live bytes are known (commands `g` and `f`)
+touch               page faults and nothing else (command `c`)
+fault_runs          callers that take turns in touching pages are told apart
 leaky-server        the demonstration: a server with a leak, a cache, churn and a mapped log
 fixed-server        the same, rebuilt without the leak: what `memtrace diff` is to find
 grow                a Python program that grows (a script: see command())
 
 Each plain C leak_* also comes as NAME_musl, NAME_musl_static, NAME_static (glibc) and NAME_stripped (static, without
-symbols: nothing says where malloc is). leak_malloc and leak_new run under other allocators by LD_PRELOAD.
+symbols: nothing says where malloc is), frag_mixed as frag_mixed_stripped too. The frag_* targets also say what
+mallinfo2 says, and trim themselves (commands `i` and `t`, see frag.h). leak_malloc and leak_new run under other
+allocators by LD_PRELOAD.
 
 As a program: build.py OUT_DIR [NAME...] builds some or all and prints their paths.
 """
@@ -68,7 +83,10 @@ class MissingCompiler(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """How a program is made. `library` is the source of a shared library that is put beside it as libNAME.so."""
+    """How a program is made. `library` is the source of a shared library that is put beside it as libNAME.so.
+
+    `headers` are those besides target.h that it includes.
+    """
 
     name: str
     source: str
@@ -76,6 +94,7 @@ class Target:
     flags: tuple[str, ...] = ()
     strip: bool = False
     library: str | None = None
+    headers: tuple[str, ...] = ()
 
 
 PLAIN_LEAKS = ("leak_malloc", "leak_calloc", "leak_realloc", "leak_reallocarray", "leak_aligned", "leak_strdup")
@@ -100,10 +119,18 @@ def _all_targets() -> Iterator[Target]:
     yield Target("malloc_address", "malloc_address.c", flags=("-no-pie", "-fno-pie"))
     yield Target("function_table", "function_table.c")
     yield Target("absent_stack", "absent_stack.c")
+    for name in ("frag_half", "frag_page", "frag_top", "frag_arenas", "frag_mixed", "heap_churn"):
+        yield Target(name, f"{name}.c", headers=("frag.h",))
+    yield Target("frag_mixed_stripped", "frag_mixed.c", flags=("-static",), strip=True, headers=("frag.h",))
     yield Target("heartbeat", "heartbeat.c")
     yield Target("hot", "hot.c")
     yield Target("touch", "touch.c")
     yield Target("fault_runs", "fault_runs.c")
+    yield Target("hot_leak", "hot_leak.c")
+    yield Target("zoo", "zoo.c")
+    yield Target("random_vm", "random_vm.c")
+    yield Target("handover", "handover.c")
+    yield Target("mix", "mix.c")
     yield Target("leaky-server", "leaky_server.c")
     yield Target("fixed-server", "leaky_server.c", flags=("-DEXPIRE_SESSIONS",))
 
@@ -163,7 +190,7 @@ def _move_into_place(made: Path, directory: Path) -> None:
 
 def _content_hash(target: Target) -> str:
     content = hashlib.sha256(repr((target, FLAGS, _compiler_version(target.compiler))).encode())
-    for file in ("target.h", target.source, target.library):
+    for file in ("target.h", *target.headers, target.source, target.library):
         if file:
             content.update((SOURCE_DIR / file).read_bytes())
     return content.hexdigest()[:12]

@@ -4,6 +4,7 @@
 // `count` is the number of mappings of which any part is left. Argument: [UNIT], a multiple of 4 pages.
 #include "target.h"
 #include <sys/mman.h>
+#include <sys/shm.h>
 
 DEFINE_MAPPING_TALLY(map_and_touch_part, TALLY_ANON);
 DEFINE_MAPPING_TALLY(map_and_unmap, TALLY_ANON);
@@ -16,6 +17,7 @@ DEFINE_MAPPING_TALLY(map_and_shrink, TALLY_ANON);
 DEFINE_MAPPING_TALLY(map_and_drop_pages, TALLY_ANON);
 DEFINE_MAPPING_TALLY(map_file, TALLY_FILE);
 DEFINE_MAPPING_TALLY(map_shared, TALLY_SHMEM);
+DEFINE_MAPPING_TALLY(attach_segment, TALLY_SHMEM);
 
 // Pages of this very file for map_file, untouched until then.
 static const char file_content[1 << 20] __attribute__((used, aligned(4096))) = {1};
@@ -171,6 +173,29 @@ TRACED static void map_shared(void)
     touch(&TALLY(map_shared), start, unit);
 }
 
+// Inlined, as map() is. The segment goes with its last attachment.
+static inline __attribute__((always_inline)) char *attach(int flags)
+{
+    int id = shmget(IPC_PRIVATE, 2 * unit, 0600);
+    char *start = checked(shmat(id, NULL, flags));
+
+    shmctl(id, IPC_RMID, NULL);
+    mapped(&TALLY(attach_segment), 2 * unit);
+    return start;
+}
+
+// One segment stays, one is detached again, one is detached when a part of it is gone already.
+TRACED static void attach_segment(void)
+{
+    touch(&TALLY(attach_segment), attach(0), unit);
+    shmdt(attach(SHM_RDONLY));
+    tally_freed(&TALLY(attach_segment), 2 * unit);
+    char *start = attach(0);
+    munmap(start + unit / 2, unit);
+    shmdt(start);
+    tally_freed(&TALLY(attach_segment), 2 * unit);
+}
+
 TRACED static void run_phase(void)
 {
     map_and_touch_part();
@@ -183,6 +208,7 @@ TRACED static void run_phase(void)
     map_and_drop_pages();
     map_file();
     map_shared();
+    attach_segment();
 }
 
 int main(int argc, char **argv)

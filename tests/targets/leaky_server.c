@@ -304,8 +304,13 @@ static int open_stop_signals(void)
 // True when the server is to end.
 static int on_command(void)
 {
-    int command = target_command();
+    // Not target_command(), which waits for the next command behind the end of a line: the server goes on.
+    char command = '\n';
 
+    if (read(STDIN_FILENO, &command, 1) == 0)
+        command = 'q';
+    if (command == '\n' || command == ' ')
+        return 0;
     if (command == 'g') {
         target_phase++;
         send_truth();

@@ -52,7 +52,7 @@ int main(int argc, char **argv)
             target_refuse(command);
             continue;
         }
-        put("{\"pages\": %llu}", (unsigned long long)pages);
+        put("{\"pages\": %llu, \"pairs\": %llu}", (unsigned long long)pages, (unsigned long long)pages);
         send_line();
     }
     return 0;

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.unit.reports import KIB, LIBC, MIB, STARTED, frame, sample_report, vma
 from tracer.model.look import Held, Look, StackKey, Window
-from tracer.model.report import Frame, Report
+from tracer.model.report import Frame, Report, Sampling
 from tracer.model.vma import RssCounters, Snapshot, VmaUsage
 from tracer.store.observer import Named, Observer
 from tracer.store.recorder import first_look, origin_of
@@ -68,6 +68,8 @@ def look(
         "losses": {"live_full": 0},
         "probed": ("glibc malloc in libc.so.6 (17 places)",),
         "notes": (),
+        "sampling": Sampling(),
+        "rss_source": "rss-stat",
         "self_cpu": seconds / 100,
         "self_rss": 50 * MIB,
     }

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.model.blocks import Blocks
+from tracer.model.sampling import CERTAIN
 
 Row = tuple[int, int, int, int]
 SPAN = 80
@@ -124,3 +125,18 @@ def test_sums_row_by_row(rows: list[Row], low: int, high: int) -> None:
     assert some.oldest_by_stack() == {
         stack: min(row[3] for row in rows if row[2] == stack) for stack in {row[2] for row in rows}
     }
+
+
+def test_bytes_until_a_time_are_of_what_the_samples_stand_for() -> None:
+    blocks = Blocks([10, 20, 30], [100, 100, 100], [1, 1, 2], [5, 9, 5], [CERTAIN // 4, CERTAIN, CERTAIN])
+    assert blocks.bytes_by_stack_until(5) == {1: 400, 2: 100}
+    assert blocks.bytes_by_stack_until(9)[1] == 500
+
+
+def test_rounding_is_glibcs() -> None:
+    """Usable sizes of malloc_usable_size(3): 24 for 0 to 24 bytes, 40 up to 40, 56 up to 56."""
+    sizes = [0, 1, 24, 25, 40, 41, 1000]
+    blocks = Blocks(range(7), sizes, [1] * 7, [0] * 7)
+    assert blocks.rounding(range(7)) == sum(
+        usable - size for usable, size in zip([24, 24, 24, 40, 40, 56, 1000], sizes, strict=True)
+    )

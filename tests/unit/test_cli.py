@@ -20,14 +20,15 @@ import pytest
 
 from tests.unit.reports import sample_report
 from tracer import __version__, target
-from tracer.cli import attach as attach_module
 from tracer.cli import main as main_module
+from tracer.cli import tracing as tracing_module
+from tracer.cli.attach import attach
 from tracer.errors import KernelError, PrivilegeError, TargetError, UsageError
 from tracer.options import Options
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 1 << 22  # one more than the highest pid there can be (include/linux/threads.h)
-HEAVY = ("bcc", "rich", "capstone", "numpy", "tracer.session", "tracer.report.text", "tracer.report.live")
+HEAVY = ("bcc", "rich", "capstone", "numpy", "matplotlib", "tracer.session", "tracer.watch", "tracer.report.live")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Tracing:
 @pytest.fixture
 def tracing(monkeypatch: pytest.MonkeyPatch) -> Tracing:
     tracing = Tracing({})
-    signature = inspect.signature(attach_module._trace)
+    signature = inspect.signature(tracing_module.trace)
 
     def trace(*arguments: Any, **named: Any) -> Any:
         tracing.asked = dict(signature.bind(*arguments, **named).arguments)
@@ -77,7 +78,7 @@ def tracing(monkeypatch: pytest.MonkeyPatch) -> Tracing:
             raise tracing.failure
         return sample_report()
 
-    monkeypatch.setattr(attach_module, "_trace", trace)
+    monkeypatch.setattr(tracing_module, "trace", trace)
     monkeypatch.setattr(target, "check_target", lambda pid: target.TargetInfo(pid, "command", 1))
     monkeypatch.setattr(target, "check_privileges", lambda arguments: None)
     return tracing
@@ -92,7 +93,7 @@ def test_help(run: Run, arguments: list[str]) -> None:
     result = run(*arguments)
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
-    assert lines[0].startswith("Usage: memtrace") and len(lines) < 25
+    assert lines[0].startswith("Usage: memtrace") and len(lines) < 40
     assert "memtrace PID" in result.out
 
 
@@ -104,7 +105,7 @@ def test_help_fits_a_terminal(run: Run) -> None:
 def test_help_of_attach(run: Run, arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.code == 0 and result.out.startswith("Usage: memtrace attach")
-    for parameter in attach_module.attach.params:
+    for parameter in attach.params:
         assert parameter.name == "pid" or parameter.opts[-1] in result.out
 
 
@@ -153,12 +154,25 @@ def test_the_pid_and_options_in_any_order(run: Run, tracing: Tracing, arguments:
 def test_defaults(run: Run, tracing: Tracing) -> None:
     assert run("1234").code == 0
     asked = tracing.asked
-    assert (asked["options"], asked["max_live"]) == (Options(None, 1.0, "rss-stat"), 1 << 20)
+    assert asked["options"] == Options(sample_bytes=16 << 10, max_overhead=0.05)
 
 
 def test_options_are_passed_on(run: Run, tracing: Tracing) -> None:
     assert run("1234", "-i", "0.5", "--max-live", "2048").code == 0
-    assert (tracing.asked["options"].interval, tracing.asked["max_live"]) == (0.5, 2048)
+    assert (tracing.asked["options"].interval, tracing.asked["options"].max_live) == (0.5, 2048)
+
+
+@pytest.mark.parametrize(("text", "share"), [("2.5", 0.025), ("10%", 0.1), ("none", None), ("100", 1.0)])
+def test_the_budget_is_a_percentage(run: Run, tracing: Tracing, text: str, share: float | None) -> None:
+    assert run("1234", "--max-overhead", text, "--sample-bytes", "1").code == 0
+    options = tracing.asked["options"]
+    assert (options.max_overhead, options.sample_bytes) == (share, 1)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "101", "nan", "x"])
+def test_what_is_no_budget(run: Run, tracing: Tracing, text: str) -> None:
+    result = run("1234", "--max-overhead", text)
+    assert (result.code, tracing.asked) == (2, {}) and "max-overhead" in result.err
 
 
 def test_the_report_goes_to_standard_output(run: Run, tracing: Tracing) -> None:
@@ -180,7 +194,7 @@ def test_a_report_in_a_file(run: Run, tracing: Tracing, tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     there: list[bool] = []
     tracing.before = lambda: there.append(path.exists())
-    assert run("1234", "--json", "-o", str(path)) == Result(0, "", "")
+    assert run("1234", "--json", "-o", str(path)) == Result(0, "", f"wrote {path} (json: schema memtrace/1)\n")
     assert json.loads(path.read_text())["schema"] == "memtrace/1"
     assert os.listdir(tmp_path) == ["out.json"] and there == [False]
 
@@ -241,6 +255,7 @@ def test_signals_are_as_before(run: Run, tracing: Tracing) -> None:
         (["1234", "-i", "0.05"], "interval"),
         (["1234", "-n", "0"], "top"),
         (["1234", "--max-live", "1"], "max-live"),
+        (["1234", "--sample-bytes", "0"], "sample-bytes"),
         (["1234", "--force=yes"], "force"),
         (["frobnicate"], "frobnicate"),
         (["attach", "x"], "x"),
@@ -350,48 +365,20 @@ def test_a_terminal_that_is_gone(run: Run, monkeypatch: pytest.MonkeyPatch, trac
     assert end.value.code == 1
 
 
-def test_html_comes_beside_the_text(run: Run, tracing: Tracing, tmp_path: Path) -> None:
+def test_html_is_chosen_by_the_suffix(run: Run, tracing: Tracing, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    result = run("1234", "--html", str(page))
-    assert (result.code, result.err) == (0, "")
-    assert result.out.startswith("RSS grew 60.6 MiB")
+    assert run("1234", "-o", str(page)).code == 0
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert [*tmp_path.iterdir()] == [page]
-
-
-def test_html_is_refused_before_tracing_where_it_cannot_be_written(run: Run, tracing: Tracing, tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
-    page.write_text("kept")
-    result = run("1234", "--html", str(page))
-    assert result.code == 2 and "exists" in result.err and "--force" in result.err
-    assert run("1234", "--html", str(page), "-o", str(page), "--force").code == 2
-    assert tracing.asked == {} and page.read_text() == "kept"
-    assert run("1234", "--html", str(page), "--force").code == 0
-    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
-
-
-def test_no_page_is_left_of_a_session_that_failed(run: Run, tracing: Tracing, tmp_path: Path) -> None:
-    tracing.failure = TargetError("it has ended")
-    assert run("1234", "--html", str(tmp_path / "report.html"), "-o", str(tmp_path / "report.txt")).code == 1
-    assert [*tmp_path.iterdir()] == []
-
-
-def test_the_page_is_written_even_if_the_text_cannot_be(run: Run, tracing: Tracing, tmp_path: Path) -> None:
-    text, page = tmp_path / "report.txt", tmp_path / "report.html"
-    tracing.before = lambda: text.touch()
-    result = run("1234", "--html", str(page), "-o", str(text))
-    assert result.code == 1 and "has come into being" in result.err
-    assert result.out.startswith("RSS grew") and page.exists()
 
 
 REPORTING = """
 import sys
 from tests.unit.reports import sample_report
 from tracer import target
-from tracer.cli import attach, main
+from tracer.cli import main, tracing
 target.check_target = lambda pid: target.TargetInfo(pid, "command", 1)
 target.check_privileges = lambda arguments: None
-attach._trace = lambda *arguments, **named: sample_report()
+tracing.trace = lambda *arguments, **named: sample_report()
 sys.argv = ["memtrace", "1234"]
 main.main()
 """

@@ -19,8 +19,8 @@ import pytest
 from tests.unit.recordings import finished, leaking, window, write_recording
 from tests.unit.reports import sample_report
 from tracer import target
-from tracer.cli import attach as attach_module
 from tracer.cli import main as main_module
+from tracer.cli import tracing as tracing_module
 from tracer.cli.threshold import GrowthRate
 from tracer.errors import KernelError
 from tracer.report.json import write_json
@@ -57,22 +57,21 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def tracing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """Stands for the tracing itself: records three looks and makes the sample report."""
     asked: dict[str, Any] = {}
-    signature = inspect.signature(attach_module._trace)
+    signature = inspect.signature(tracing_module.trace)
 
     def trace(*arguments: Any, **named: Any) -> Any:
         asked.update(signature.bind(*arguments, **named).arguments)
         if "failure" in asked:
             raise asked["failure"]
-        recorder = asked["recorder"]
+        recorder = asked.get("recorder")
         if recorder is not None:
             recorder.begin(window())
             for each in leaking(3):
                 recorder.look(each)
                 recorder._waiting.join()
-            recorder.finish(sample_report())
         return sample_report()
 
-    monkeypatch.setattr(attach_module, "_trace", trace)
+    monkeypatch.setattr(tracing_module, "trace", trace)
     monkeypatch.setattr(target, "check_target", lambda pid: target.TargetInfo(pid, "command", 1))
     monkeypatch.setattr(target, "check_privileges", lambda arguments: None)
     monkeypatch.chdir(tmp_path)
@@ -107,7 +106,7 @@ def test_record_chooses_a_name(run: Run, tracing: dict[str, Any]) -> None:
 
 def test_record_takes_any_name(run: Run, tracing: dict[str, Any]) -> None:
     assert run("record", "1234", "-o", "before").code == 0
-    assert run("record", "1234", "-o", "after", "-o", "report.json", "--json").out == ""
+    assert run("record", "1234", "-o", "after", "-o", "report.json").out == ""
     assert sorted(os.listdir(".")) == ["after", "before", "report.json"]
     with Recording(Path("after")) as recording:
         assert recording.report() == sample_report()
@@ -116,7 +115,7 @@ def test_record_takes_any_name(run: Run, tracing: dict[str, Any]) -> None:
 
 def test_attach_does_not_record_unasked(run: Run, tracing: dict[str, Any]) -> None:
     assert run("1234").code == 0
-    assert tracing["recorder"] is None and os.listdir(".") == []
+    assert tracing.get("recorder") is None and os.listdir(".") == []
 
 
 def test_an_existing_recording_is_refused_before_tracing(run: Run, tracing: dict[str, Any]) -> None:
@@ -140,8 +139,8 @@ def test_tracing_that_fails_leaves_no_recording(run: Run, tracing: dict[str, Any
 
 
 def test_the_page_is_that_of_the_report(run: Run, tracing: dict[str, Any]) -> None:
-    assert run("record", "1234", "-o", "a.memtrace", "--html", "live.html").code == 0
-    assert run("report", "a.memtrace", "--html", "later.html").code == 0
+    assert run("record", "1234", "-o", "a.memtrace", "-o", "live.html").code == 0
+    assert run("report", "a.memtrace", "-o", "later.html").code == 0
     assert Path("live.html").read_bytes() == Path("later.html").read_bytes()
 
 
@@ -163,7 +162,8 @@ def test_a_report_is_what_was_shown(run: Run, recorded: Path) -> None:
 
 
 def test_a_report_in_a_file(run: Run, recorded: Path, tmp_path: Path) -> None:
-    assert run("report", recorded, "-o", tmp_path / "r.txt") == Result(0, "", "")
+    file = tmp_path / "r.txt"
+    assert run("report", recorded, "-o", file) == Result(0, "", f"wrote {file} (text: for people)\n")
     assert (tmp_path / "r.txt").read_text() == shown()
     assert run("report", recorded, "-o", tmp_path / "r.txt").code == 2
     assert run("report", recorded, "-o", tmp_path / "b.memtrace").code == 2

@@ -8,11 +8,22 @@ from typing import Any, cast
 
 import pytest
 
-from tracer.model.events import Mapped, Protected, Remapped, Remapping, RssChange, Unmapped, VmaEvent
+from tracer.model.events import (
+    Attached,
+    Detaching,
+    Kept,
+    Mapped,
+    Protected,
+    Remapped,
+    Remapping,
+    RssChange,
+    Unmapped,
+    VmaEvent,
+)
 from tracer.model.vma import RssCounters
 from tracer.probes import consumer, layout
-from tracer.probes.consumer import RawStack, brings_code, decode_event
-from tracer.probes.layout import Event, EventKind, RssCause, StackStatus, Totals
+from tracer.probes.consumer import RawStack, brings_code, decode_event, needs_resync
+from tracer.probes.layout import CERTAIN, Event, EventKind, RssCause, StackStatus, Totals
 from tracer.probes.program import Program
 
 READ, WRITE, EXEC = 1, 2, 4
@@ -86,6 +97,23 @@ def test_mapped(prot: int, flags: int, perms: str, is_file: bool) -> None:
     assert decode_event(sent) == Mapped(99, BASE, 8192, perms, is_file, 4096, 5, False, "mmap")
 
 
+HUGETLB, HUGE_1GB, DROPPABLE = 0x40000, 30 << 26, 0x08
+
+
+def test_droppable_memory_is_private() -> None:
+    decoded = decode_event(event(EventKind.MAP, length=4096, flags=DROPPABLE | ANONYMOUS))
+    assert isinstance(decoded, Mapped) and decoded.perms == "---p"
+
+
+@pytest.mark.parametrize(
+    ("flags", "length", "expected"),
+    [(HUGETLB, 4096, 2 << 20), (HUGETLB, 4 << 20, 4 << 20), (HUGETLB | HUGE_1GB, 2 << 20, 1 << 30), (0, 4096, 4096)],
+)
+def test_huge_pages_are_mapped_whole(flags: int, length: int, expected: int) -> None:
+    decoded = decode_event(event(EventKind.MAP, length=length, flags=PRIVATE | ANONYMOUS | flags))
+    assert isinstance(decoded, Mapped) and decoded.length == expected
+
+
 def test_mapped_by_an_allocator() -> None:
     decoded = decode_event(event(EventKind.MAP, length=4096, flags=PRIVATE, in_allocator=1))
     assert isinstance(decoded, Mapped) and decoded.in_allocator is True
@@ -127,7 +155,29 @@ def test_the_highest_address_is_no_error() -> None:
 
 
 def test_unmapped() -> None:
-    assert decode_event(event(EventKind.UNMAP, address=BASE, length=4096)) == Unmapped(BASE, 4096)
+    assert decode_event(event(EventKind.UNMAP, address=BASE, length=4096)) == Unmapped(BASE, 4096, 11)
+
+
+def test_a_segment_is_attached_and_detached() -> None:
+    sent = event(EventKind.ATTACH, address=BASE, old_address=32770, prot=READ | WRITE, stack=5)
+    assert decode_event(sent) == Attached(99, BASE, 32770, "rw-s", 5, False)
+    assert decode_event(event(EventKind.DETACH, address=BASE)) == Detaching(BASE, 11)
+    assert decode_event(event(EventKind.KEPT)) == Kept(11)
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (event(EventKind.RESYNC), True),
+        (event(EventKind.REMAP, address=(1 << 64) - 12, flags=MAYMOVE | MREMAP_FIXED), True),
+        (event(EventKind.REMAP, address=(1 << 64) - 12, flags=MAYMOVE), False),
+        (event(EventKind.REMAP, address=BASE, flags=MAYMOVE | MREMAP_FIXED), False),
+        (event(EventKind.KEPT), False),
+        (event(EventKind.MAP, address=BASE, flags=FIXED), False),
+    ],
+)
+def test_what_cannot_be_told_from_the_event(sent: Event, expected: bool) -> None:
+    assert needs_resync(sent) is expected
 
 
 @pytest.mark.parametrize("kind", [EventKind.ADVISE, EventKind.RESYNC, EventKind.EXEC])
@@ -152,13 +202,17 @@ def test_what_brings_code() -> None:
     assert not brings_code(event(EventKind.UNMAP, prot=EXEC))
 
 
-def put_totals(fake: FakeProgram, stack: int, epoch: int, *totals: int) -> None:
-    fake.map("totals").put(layout.TOTALS_KEY.pack(stack, epoch), layout.TOTALS_VALUE.pack(*totals))
+def put_totals(fake: FakeProgram, stack: int, epoch: int, *totals: float) -> None:
+    """Blocks, bytes, blocks, ...: the kernel counts blocks in fractions."""
+    values = [round(value * (1 << layout.WEIGHT_SHIFT)) if i % 2 == 0 else value for i, value in enumerate(totals)]
+    fake.map("totals").put(layout.TOTALS_KEY.pack(stack, epoch), layout.TOTALS_VALUE.pack(*values, 3, 0))
 
 
-def put_live(fake: FakeProgram, address: int, epoch: int, size: int, stack: int, time_ns: int) -> None:
+def put_live(
+    fake: FakeProgram, address: int, epoch: int, size: int, stack: int, time_ns: int, chance: int = CERTAIN
+) -> None:
     key = layout.LIVE_KEY.pack(address, 4711, epoch)
-    fake.map("live").put(key, layout.LIVE_VALUE.pack(size, stack, time_ns))
+    fake.map("live").put(key, layout.LIVE_VALUE.pack(size, stack, time_ns, chance))
 
 
 def test_totals_of_the_program_that_runs_now(fake: FakeProgram, program: Program) -> None:
@@ -166,8 +220,13 @@ def test_totals_of_the_program_that_runs_now(fake: FakeProgram, program: Program
     put_totals(fake, 1, 1, 10, 1000, 4, 300, 1, 8)
     put_totals(fake, 1 << 63, 1, 2, 20, 0, 0, 0, 0)
     totals = consumer.read_totals(program, 1)
-    assert totals == {1: Totals(10, 1000, 4, 300, 1, 8), 1 << 63: Totals(2, 20, 0, 0, 0, 0)}
+    assert totals == {1: Totals(10, 1000, 4, 300, 1, 8, 3), 1 << 63: Totals(2, 20, 0, 0, 0, 0, 3)}
     assert (totals[1].live_bytes, totals[1].live_count) == (700, 6)
+
+
+def test_totals_of_sampled_calls_are_whole_blocks(fake: FakeProgram, program: Program) -> None:
+    put_totals(fake, 1, 1, 10.499, 1000, 4.5, 300, 0.2, 8)
+    assert consumer.read_totals(program, 1) == {1: Totals(10, 1000, 5, 300, 0, 8, 3)}
 
 
 def columns(program: Program, epoch: int) -> list[list[int]]:
@@ -183,6 +242,12 @@ def test_live_blocks(fake: FakeProgram, program: Program) -> None:
     for i in (3, 1, 2):
         put_live(fake, BASE + i, 5, 10 * i, 100 * i, 1000 * i)
     assert columns(program, 5) == [[BASE + 1, BASE + 2, BASE + 3], [10, 20, 30], [100, 200, 300], [1000, 2000, 3000]]
+
+
+def test_sampled_blocks_keep_their_chance(fake: FakeProgram, program: Program) -> None:
+    put_live(fake, BASE + 16, 0, 10, 7, 1, CERTAIN // 4)
+    put_live(fake, BASE, 0, 10, 7, 1)
+    assert list(consumer.read_live(program, 0).chances) == [CERTAIN, CERTAIN // 4]
 
 
 def test_live_blocks_of_another_program_are_left_out(fake: FakeProgram, program: Program) -> None:

@@ -248,3 +248,12 @@ def test_files_of_the_same_inode_number_on_two_devices_stay_apart() -> None:
     model.map(0, PAGE, "r--p", 7, "fe:00", 0, 1)
     model.map(PAGE, PAGE, "r--p", 7, "fe:01", PAGE, 1)
     assert [row.device for row in model] == ["fe:00", "fe:01"]
+
+
+def test_the_range_at_an_address_is_the_whole_one() -> None:
+    ranges = RangeMap()
+    ranges.map(0x1000, 0x3000, "rw-p", origin=4)
+    for address in (0x1000, 0x2345, 0x3FFF):
+        found = ranges.at(address)
+        assert found is not None and (found.start, found.end, found.origin) == (0x1000, 0x4000, 4)
+    assert ranges.at(0xFFF) is None and ranges.at(0x4000) is None and RangeMap().at(0) is None

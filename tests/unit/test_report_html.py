@@ -108,6 +108,7 @@ def tagged(names: list[str]) -> Report:
         ),
     )
     kind, cause = name(), name()
+    path = name().replace("\0", "0").encode("utf-8", "surrogatepass")
     return sample_report(
         command=name(),
         ended=name(),
@@ -115,7 +116,7 @@ def tagged(names: list[str]) -> Report:
         stacks=(evil,),
         classes=(ClassGrowth(kind, 0, MIB, MIB), ClassGrowth("class:" + name(), 5, 5, 0)),
         ledger=(LedgerRow(kind, "live", evil.id, MIB), LedgerRow("other:" + name(), "cause:" + cause, None, 7)),
-        vmas=(VmaGrowth(vma(4096, 8192, b"/" + os.fsencode(name().replace("\0", "0"))), kind, MIB, 4096),),
+        vmas=(VmaGrowth(vma(4096, 8192, b"/" + path), kind, MIB, 4096),),
         probed=(name(), name()),
         losses={name(): 3},
         notes=(name(),),
@@ -268,7 +269,7 @@ def test_page_says_the_window_sampling_losses_and_notes_before_any_figure_of_a_s
     panel = source[source.index('<dl class="window"') : source.index("</dl>", source.index('<dl class="window"'))]
     for said in (
         "30.0 s from 2026-02-03 14:03:22 UTC; ended: Ctrl-C",
-        "sampled (one in 512.0 KiB",
+        "sampled every 512.0 KiB",
         "7 blocks not tracked",
         "perf maps were not readable",
         "25568  /usr/sbin/samba",

@@ -208,8 +208,9 @@ class TestBooks:
 
     def test_sampling_is_said(self) -> None:
         sampled = sample_report(sampling=Sampling(512 * KIB, exact=False), stacks=(replace(STORE, bytes_error=MIB),))
-        assert "sampled (one in 512.0 KiB" in render(sampled)
-        assert "give or take 1.0 MiB" in render(sampled)
+        assert "sampled every 512.0 KiB" in render(sampled)
+        assert "56.1 MiB \N{PLUS-MINUS SIGN} 1.0 MiB" in render(sampled)
+        assert "give or take 1.0 MiB" in render(sampled, width=60), "no room in the line of numbers"
 
     def test_exact_is_not_claimed_where_no_allocator_was_probed(self) -> None:
         assert "; no allocator probed; ended" in render(sample_report(probed=()))

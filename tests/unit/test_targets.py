@@ -12,7 +12,8 @@ from tests.bpf.harness import Json, Target, plain_name, totals_by_function, wait
 from tests.targets.build import TARGETS, MissingCompiler, build, command
 
 # Programs that are never quiet: they have no phases, or their truth depends on time.
-BUSY = {"heartbeat", "hot", "touch", "leaky-server", "fixed-server"}
+BUSY = {*("heap_churn", "heartbeat", "hot", "hot_leak", "mix", "touch", "leaky-server", "zoo", "random_vm", "handover")}
+BUSY |= {"fixed-server"}
 # The new image of execer answers the first `g` with a ready line.
 PHASED = sorted({*TARGETS, "grow"} - BUSY - {"execer"})
 ALLOCATORS = ("libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so.2")

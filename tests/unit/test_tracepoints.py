@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -88,8 +89,9 @@ def test_what_is_no_format(text: str) -> None:
 class FakeProgram:
     """Loads anything but what is refused."""
 
-    def __init__(self, refused: str = "") -> None:
+    def __init__(self, refused: str = "", *, has_call_events: bool = False) -> None:
         self.refused = refused
+        self.has_call_events = has_call_events
 
     def load(self, function: str, kind: str, attach_type: int = -1) -> int:
         if function == self.refused:
@@ -123,16 +125,27 @@ Attach = Callable[..., Tracepoints]
 @pytest.fixture
 def attach(monkeypatch: pytest.MonkeyPatch) -> Attach:
     def attach_to(
-        machine: Kernel, described: str = FORMAT, refused: str = "", wanted: RssSource = "rss-stat"
+        machine: Kernel,
+        described: str = FORMAT,
+        refused: str = "",
+        wanted: RssSource = "rss-stat",
+        *,
+        has_call_events: bool = False,
     ) -> Tracepoints:
         def event() -> tuple[str, int]:
             machine.need("tracefs")
             return described, 646
 
-        monkeypatch.setattr(tracepoints, "_rss_stat_event", event)
+        monkeypatch.setattr(tracepoints, "rss_stat_event", event)
+
+        monkeypatch.setattr(kernel, "open_tracefs", lambda: os.open("/", os.O_RDONLY))
+        monkeypatch.setattr(
+            tracepoints, "call_event_ids", lambda _tracefs, name: (f"sys_enter_{name}", f"sys_exit_{name}")
+        )
         monkeypatch.setattr(kernel, "open_raw_tracepoint", lambda name, _fd: machine.open(name))
         monkeypatch.setattr(kernel, "open_tracepoint", lambda _fd, number: machine.open(f"event {number}"))
-        return attach_tracepoints(cast(Program, FakeProgram(refused)), wanted)
+        program = FakeProgram(refused, has_call_events=has_call_events)
+        return attach_tracepoints(cast(Program, program), wanted)
 
     return attach_to
 
@@ -151,6 +164,21 @@ def test_all_are_attached_and_given_back(attach: Attach) -> None:
     assert open_descriptors() - before == len(machine.attached)
     attached.close()
     attached.close()
+    assert open_descriptors() == before
+
+
+def test_where_single_system_calls_have_events_no_other_call_pays(attach: Attach) -> None:
+    before, machine = open_descriptors(), Kernel()
+    attached = attach(machine, has_call_events=True)
+    assert not {"sys_enter", "sys_exit"} & set(machine.attached)
+    for name in ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect", "pkey_mprotect", "shmat", "shmdt"):
+        entry, leave = (machine.attached.index(f"event sys_{side}_{name}") for side in ("enter", "exit"))
+        assert leave < entry
+    attached.close()
+    attached.close()
+    for thread in threading.enumerate():
+        if thread.name == "detaching":
+            thread.join()
     assert open_descriptors() == before
 
 
@@ -220,8 +248,8 @@ def test_the_format_is_read_below_tracefs(monkeypatch: pytest.MonkeyPatch, tmp_p
     (place / "id").write_text("646\n")
     before = open_descriptors()
     monkeypatch.setattr(kernel, "open_tracefs", lambda: os.open(tmp_path, os.O_RDONLY))
-    assert tracepoints._rss_stat_event() == (FORMAT, 646)
+    assert tracepoints.rss_stat_event() == (FORMAT, 646)
     (place / "id").unlink()
     with pytest.raises(FileNotFoundError):
-        tracepoints._rss_stat_event()
+        tracepoints.rss_stat_event()
     assert open_descriptors() == before

@@ -10,6 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.model.events import (
+    Attached,
+    Detaching,
+    Kept,
     MapKind,
     Mapped,
     Protected,
@@ -45,8 +48,16 @@ def mapped(
     return Mapped(at, first * PAGE, (last - first) * PAGE, perms, False, 0, stack, allocator, kind)
 
 
-def unmapped(first: int, last: int) -> Unmapped:
-    return Unmapped(first * PAGE, (last - first) * PAGE)
+def unmapped(first: int, last: int, tid: int = 0) -> Unmapped:
+    return Unmapped(first * PAGE, (last - first) * PAGE, tid)
+
+
+def attached(first: int, last: int, stack: int = 0, *, segment: int = 77, at: int = 0) -> Attached:
+    return Attached(at, first * PAGE, segment, "rw-s", stack, False, (last - first) * PAGE)
+
+
+def detaching(first: int, tid: int = 0) -> Detaching:
+    return Detaching(first * PAGE, tid)
 
 
 def remapping(first: int, last: int, tid: int = 1, *, keep: bool = False) -> Remapping:
@@ -261,6 +272,60 @@ def test_what_was_opened_and_closed_stays_opened() -> None:
     assert layout(tracker) == [(0, 2, "opened"), (2, 4, "seed 0")]
 
 
+def test_what_was_not_unmapped_after_all_is_put_back() -> None:
+    tracker = tracked(vma(0, 8), events=[mapped(8, 10, 7)])
+    events: list[VmaEvent] = [unmapped(2, 9, tid=1), unmapped(0, 1, tid=2), mapped(4, 5, 9), Kept(1)]
+    for event in events:
+        tracker.apply(event)
+    expected = [(1, 4, "seed 0"), (4, 5, "mmap 9"), (5, 8, "seed 0"), (8, 10, "mmap 7")]
+    assert layout(tracker) == expected
+    tracker.apply(Kept(1))
+    tracker.apply(Kept(3))
+    assert layout(tracker) == expected, "once, and only what this thread has released"
+
+
+@pytest.mark.parametrize("segment", [77, 0])
+def test_a_segment_is_mapped_by_who_attached_it(segment: int) -> None:
+    tracker = tracked(events=[attached(4, 8, 7, segment=segment, at=50)])
+    (range_,) = tracker.ranges
+    assert (range_.perms, range_.inode, range_.offset) == ("rw-s", segment, 0)
+    assert origin(tracker, 4) == Origin("mmap", None, 7, mapped_bytes=4 * PAGE, mapped_count=1, first_ns=50)
+    tracker.apply(detaching(4))
+    assert layout(tracker) == []
+
+
+def test_a_segment_of_unknown_length_is_left_to_the_next_resync() -> None:
+    tracker = tracked(vma(0, 4), events=[Attached(0, 8 * PAGE, 77, "rw-s", 7, False)])
+    assert layout(tracker) == [(0, 4, "seed 0")]
+
+
+def test_detaching_takes_what_is_left_of_a_segment() -> None:
+    segment = vma(4, 10, "rw-s", b"/SYSV00000000 (deleted)", inode=77)
+    others = [vma(0, 4, "rw-s", b"/f", inode=5), vma(10, 12, "rw-s", b"/f", inode=77, offset=9), vma(20, 21)]
+    tracker = tracked(*others, segment)
+    for event in (unmapped(4, 5), unmapped(7, 8), mapped(7, 8, 3), protected(8, 9, "r--"), detaching(4)):
+        tracker.apply(event)
+    assert layout(tracker) == [(0, 4, "seed 0"), (7, 8, "mmap 3"), (10, 12, "seed 10"), (20, 21, "seed 20")]
+    tracker.apply(Kept(0))
+    rest = [(5, 7, "seed 4"), (7, 8, "mmap 3"), (8, 10, "seed 4")]
+    assert layout(tracker) == [(0, 4, "seed 0"), *rest, (10, 12, "seed 10"), (20, 21, "seed 20")], "it was refused"
+
+
+def test_detaching_is_by_where_the_segment_would_begin() -> None:
+    """A segment attached twice, and moved by mremap: only the one at this address goes."""
+    tracker = tracked(vma(0, 4, "rw-s", b"/SYSV", inode=77), events=[attached(4, 8, 7), attached(12, 16, 7)])
+    tracker.apply(remapping(12, 16))
+    tracker.apply(remapped(12, 16, 20, 24))
+    tracker.apply(detaching(4))
+    assert layout(tracker) == [(0, 4, "seed 0"), (20, 24, "mmap 7")]
+    for page in (0, 20):
+        tracker.apply(detaching(page))
+    assert layout(tracker) == []
+    tracker.apply(mapped(4, 8, perms="rw-p"))
+    tracker.apply(detaching(4))
+    assert layout(tracker) == [(4, 8, "mmap")], "private memory is no segment"
+
+
 def test_resync_keeps_what_was_right() -> None:
     tracker = tracked(vma(0, 4), events=[mapped(4, 6, 7), mapped(20, 22, 8)])
     assert tracker.resync([vma(0, 8), vma(30, 31)]) == Resync(added_bytes=3 * PAGE, removed_bytes=2 * PAGE)
@@ -365,6 +430,7 @@ class Oracle:
 
     pages: dict[int, tuple[str, str]] = field(default_factory=dict)
     entered: dict[int, dict[int, tuple[str, str]]] = field(default_factory=dict)
+    released: dict[int, dict[int, tuple[str, str]]] = field(default_factory=dict)
 
     def apply(self, event: VmaEvent) -> None:
         match event:
@@ -372,7 +438,19 @@ class Oracle:
                 who = "allocator" if event.in_allocator else f"{event.kind} {event.stack}"
                 self.pages |= dict.fromkeys(pages_of(event.start, event.length), (event.perms, who))
             case Unmapped():
-                self.take(event.start, event.length)
+                self.released[event.tid] = self.take(event.start, event.length)
+            case Kept():
+                self.pages = self.released.pop(event.tid, {}) | self.pages
+            case Attached(length=int(length)):
+                self.pages |= dict.fromkeys(pages_of(event.start, length), (event.perms, f"mmap {event.stack}"))
+            case Detaching():
+                # The segments of this test are 5 pages long, each has its number, and none moves.
+                place = event.start // PAGE
+                content = {page: value for page in range(place, place + 5) if (value := self.pages.get(page))}
+                mine = f"mmap {segment_at(place)}"
+                self.released[event.tid] = {page: value for page, value in content.items() if value[1] == mine}
+                for page in self.released[event.tid]:
+                    del self.pages[page]
             case Protected():
                 for page in pages_of(event.start, event.length):
                     if page in self.pages:
@@ -432,6 +510,16 @@ def remap_pairs(draw: st.DrawFn) -> list[VmaEvent]:
     return [enter, *others, remapped(old, old + length, new, new + new_length, tid, keep=keep)]
 
 
+def segment_at(page: int) -> int:
+    """The number, and the stack, of the segment that is attached at this page."""
+    return 100 + page
+
+
+SEGMENT_EVENTS: st.SearchStrategy[list[VmaEvent]] = st.one_of(
+    STARTS.map(lambda page: [attached(page, page + 5, segment_at(page), segment=segment_at(page))]),
+    st.builds(lambda page, tid: [detaching(page, tid)], STARTS, st.integers(1, 2)),
+    st.builds(lambda page, tid: [detaching(page, tid), Kept(tid)], STARTS, st.integers(1, 2)),
+)
 EVENTS: st.SearchStrategy[list[VmaEvent]] = st.one_of(
     st.builds(
         lambda start, length, stack, allocator, kind, perms: [
@@ -444,7 +532,19 @@ EVENTS: st.SearchStrategy[list[VmaEvent]] = st.one_of(
         st.sampled_from(["mmap", "brk"]),
         PERMS,
     ),
-    st.builds(lambda start, length: [unmapped(start, start + length)], STARTS, LENGTHS),
+    st.builds(lambda start, length, tid: [unmapped(start, start + length, tid)], STARTS, LENGTHS, st.integers(1, 2)),
+    st.builds(
+        lambda start, length, other, size: [
+            unmapped(start, start + length, 1),
+            mapped(other, other + size, 9),
+            unmapped(other, other + 1, 2),
+            Kept(1),
+        ],
+        STARTS,
+        LENGTHS,
+        STARTS,
+        LENGTHS,
+    ),
     st.builds(lambda start, length, perms: [protected(start, start + length, perms)], STARTS, LENGTHS, PERMS),
     remap_pairs(),
 )
@@ -456,6 +556,24 @@ def pages(tracker: Tracker) -> dict[int, tuple[str, str]]:
         for range_ in tracker.ranges
         for page in pages_of(range_.start, range_.size)
     }
+
+
+WITHOUT_MOVES = st.one_of(
+    SEGMENT_EVENTS,
+    st.builds(lambda start, length, stack: [mapped(start, start + length, stack)], STARTS, LENGTHS, st.integers(1, 3)),
+    st.builds(lambda start, length: [unmapped(start, start + length)], STARTS, LENGTHS),
+    st.builds(lambda start, length, perms: [protected(start, start + length, perms)], STARTS, LENGTHS, PERMS),
+)
+
+
+@given(st.lists(WITHOUT_MOVES, max_size=25))
+@settings(max_examples=300, deadline=None)
+def test_segments_come_and_go_whole_or_in_part(events: list[list[VmaEvent]]) -> None:
+    tracker, oracle = tracked(), Oracle()
+    for event in (event for batch in events for event in batch):
+        tracker.apply(event)
+        oracle.apply(event)
+        assert pages(tracker) == oracle.pages
 
 
 @given(st.lists(st.tuples(STARTS, LENGTHS, PERMS), max_size=4), st.lists(EVENTS, max_size=25))
@@ -475,7 +593,7 @@ def test_every_page_is_whose_it_should_be(seeds: list[tuple[int, int, str]], eve
         assert pages(tracker) == oracle.pages
 
 
-@given(st.lists(EVENTS, max_size=15), st.lists(st.tuples(st.integers(0, 3), LENGTHS), max_size=6))
+@given(st.lists(EVENTS | SEGMENT_EVENTS, max_size=15), st.lists(st.tuples(st.integers(0, 3), LENGTHS), max_size=6))
 @settings(max_examples=100, deadline=None)
 def test_after_a_resync_the_coverage_is_the_kernels(
     events: list[list[VmaEvent]], snapshot: list[tuple[int, int]]

@@ -1,35 +1,32 @@
-"""``memtrace attach PID``: trace a running process, show it live, and print the report."""
+"""``memtrace attach PID``: trace a running process, show it live, and write the report."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tracer.cli.parameters import Pid
+from tracer.cli.outlet_options import OutletOptions, outlet_options
+from tracer.cli.params import Pid
 from tracer.cli.report_options import Outputs, ReportOptions, report_options
-from tracer.cli.tracing_options import TracingOptions, tracing_options
+from tracer.cli.trace_options import trace_options
 
 if TYPE_CHECKING:
-    from tracer.cli.stopping import StopSignals
-    from tracer.model.look import Recorder
-    from tracer.model.report import Report
-    from tracer.model.timeline import Timeline
+    from tracer.children import ChildTracers
     from tracer.options import Options
-    from tracer.probes.program import Program
-    from tracer.store.recorder import FileRecorder
-    from tracer.target import TargetInfo
-    from tracer.unwind.access import UnwindSizes
 
 
 @click.command()
 @click.argument("pid", type=Pid())
-@tracing_options
+@trace_options
 @report_options
-def attach(pid: int, tracing_options: TracingOptions, report_options: ReportOptions) -> None:
+@outlet_options
+def attach(pid: int, options: Options, report_options: ReportOptions, outlet_options: OutletOptions) -> None:
     """Trace process PID: which call stacks make it grow.
 
     Runs until Ctrl-C, for --duration, or to the process's end, then prints the report: growth by class of memory and
@@ -37,102 +34,63 @@ def attach(pid: int, tracing_options: TracingOptions, report_options: ReportOpti
 
     Exit status: 0 a report was made, 1 the process could not be traced, 2 usage.
     """
-    run(pid, tracing_options, report_options)
+    run(pid, options, report_options, outlet_options)
 
 
-def run(pid: int, tracing: TracingOptions, report_options: ReportOptions, recording: Path | None = None) -> None:
-    """Trace a process and write its report; what the files are to be is checked and opened first.
+def run(
+    pid: int,
+    options: Options,
+    report_options: ReportOptions,
+    outlet_options: OutletOptions,
+    recording: Path | None = None,
+) -> None:
+    """Trace a process and write its report; where that is to go is checked first.
 
     ``recording`` is recorded to, unless the options name a file for that. Raises MemtraceError.
     """
     # Heavy modules are imported once it is clear that they are needed: --help must not wait for them.
+    from tracer.cli.recording import course_of, open_recorder
     from tracer.cli.stopping import StopSignals
+    from tracer.cli.streams import say
+    from tracer.cli.tracing import trace
+    from tracer.push.endpoint import hidden
     from tracer.target import check_privileges, check_target
 
     target = check_target(pid)
-    check_privileges(sys.argv[1:])
+    check_privileges([hidden(argument) for argument in sys.argv[1:]])
+    destinations = outlet_options.destinations(target)
     with ExitStack() as stack:
-        outputs = stack.enter_context(Outputs(report_options))
-        recorder = _recorder(target, tracing, report_options, recording, stack)
-        with StopSignals() as signals:
-            report = _trace(target, tracing.session(), tracing.max_live, signals, recorder)
-            outputs.write(report, lambda: _timeline(recorder, report))
+        outputs = stack.enter_context(Outputs(report_options, say))
+        recorder = open_recorder(target, options, report_options, recording)
+        if recorder is not None:
+            stack.callback(recorder.close)
+        children = stack.enter_context(_child_tracers(pid, options, report_options)) if options.children else None
+        signals = stack.enter_context(StopSignals())
+        report = trace(target, options, signals, destinations, children, recorder)
+        texts = children.reports() if children is not None else []
+        if children is not None:
+            report = replace(report, notes=tuple(_with_children(report.notes, children)))
+        if recorder is not None:
+            recorder.finish(report)
+        outputs.write(report, lambda: course_of(recorder, report))
+        for text in texts:
+            click.echo(text if report_options.as_json else f"\n{text}", nl=False)
 
 
-def _recorder(
-    target: TargetInfo, tracing: TracingOptions, options: ReportOptions, path: Path | None, stack: ExitStack
-) -> FileRecorder | None:
-    """What records, where that is asked for."""
-    from dataclasses import asdict
+def _child_tracers(pid: int, options: Options, report_options: ReportOptions) -> ChildTracers:
+    """The same options for each child, as far as they are about tracing and about the form of the report."""
+    from tracer.children import ChildTracers
+    from tracer.cli.streams import say
 
-    from tracer.errors import UsageError
-
-    if len(options.recordings) > 1:
-        raise UsageError("-o: more than one recording", "name one file that ends in .memtrace")
-    path = options.recordings[0] if options.recordings else path
-    if path is None:
-        return None
-    from tracer.store.recorder import FileRecorder
-
-    asked = {name: None if value is None else str(value) for name, value in asdict(tracing).items()}
-    recorder = FileRecorder(path, force=options.force, pid=target.pid, options=asked, say=say)
-    stack.callback(recorder.close)
-    return recorder
+    limit = "none" if options.max_overhead is None else str(options.max_overhead * 100)
+    passed = [f"--interval={options.interval}", f"--sample-bytes={options.sample_bytes}", f"--max-overhead={limit}"]
+    passed += [f"--rss-source={options.rss_source}", f"--max-live={options.max_live}", f"--top={report_options.top}"]
+    passed += ["--json"] if report_options.as_json else []
+    passed += ["--allocator-frames"] if report_options.allocator_frames else []
+    return ChildTracers(pid, passed, say)
 
 
-def _timeline(recorder: FileRecorder | None, report: Report) -> Timeline | None:
-    """How the window went, as the recording has it; None where there is none."""
-    if recorder is None:
-        return None
-    from tracer.errors import MemtraceError
-    from tracer.store.course import timeline_of
-    from tracer.store.recording import Recording
-
-    recorder.close()
-    try:
-        with Recording(recorder.path) as recording:
-            return timeline_of(recording, report)
-    except MemtraceError:
-        return None  # a line has said why
-
-
-def _trace(
-    target: TargetInfo, options: Options, max_live: int, signals: StopSignals, recorder: Recorder | None
-) -> Report:
-    import os
-    from concurrent.futures import ThreadPoolExecutor
-
-    from tracer.probes.holder import ProbeHolder
-
-    holder = ProbeHolder()  # it forks, so it comes before the first thread
-    try:
-        # Compiling takes most of the start: meanwhile everything else is imported.
-        with ThreadPoolExecutor(max_workers=1) as compiler:
-            loading = compiler.submit(_compile, target.pid, max_live)
-            from tracer.report.live import GuardedView, open_view
-            from tracer.session import Session
-
-            program, sizes = loading.result()
-        session = Session(target, options, program, holder, sizes, say, signals.requested, recorder)
-        return session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
-    finally:
-        holder.close()
-
-
-def say(line: str) -> None:
-    """A line for the user on stderr; that it cannot be written must not cost the report."""
-    from contextlib import suppress
-
-    from tracer.report.safe import printable
-
-    with suppress(OSError):
-        print(printable(line), file=sys.stderr, flush=True)
-
-
-def _compile(pid: int, max_live: int) -> tuple[Program, UnwindSizes]:
-    from tracer.probes.program import Limits, Program
-    from tracer.procfs.maps import read_maps
-    from tracer.unwind.access import plan_sizes
-
-    sizes = plan_sizes(pid, read_maps(pid))
-    return Program(pid, Limits(live=max_live), sizes), sizes
+def _with_children(notes: Sequence[str], children: ChildTracers) -> Iterator[str]:
+    for note in notes:
+        made, words, _ = note.partition(" made in the window: not traced")
+        yield children.summary(int(made.split()[0].replace(",", ""))) if words else note

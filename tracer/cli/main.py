@@ -12,8 +12,12 @@ import click
 from tracer import __version__
 from tracer.cli.attach import attach
 from tracer.cli.diff import diff
+from tracer.cli.doctor import doctor
+from tracer.cli.maps import maps
+from tracer.cli.ps import ps
 from tracer.cli.record import record
 from tracer.cli.report import report
+from tracer.cli.watch import watch
 from tracer.errors import EXIT_CANNOT_TRACE, EXIT_USAGE, MemtraceError
 from tracer.report.safe import printable
 
@@ -43,13 +47,21 @@ def cli() -> None:
     memtrace record PID     the same, and keep the session in a file
     memtrace report FILE    a recorded session again, or part of it
     memtrace diff A B       what has changed between two recorded sessions
+    memtrace watch PID      growth by class and VMA, from /proc alone
+    memtrace maps PID...    the VMAs of processes, as pmap, with their classes
+    memtrace ps             memory of all processes: PSS, USS, swap; by user, ...
+    memtrace doctor [PID]   what this machine allows, and what to do about it
     """
 
 
 cli.add_command(attach)
-cli.add_command(diff)
 cli.add_command(record)
 cli.add_command(report)
+cli.add_command(diff)
+cli.add_command(watch)
+cli.add_command(maps)
+cli.add_command(ps)
+cli.add_command(doctor)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any
 
 from tracer.errors import MemtraceError, UsageError
 
@@ -20,7 +20,7 @@ class ReportFile:
     to is.
     """
 
-    def __init__(self, path: Path, *, force: bool) -> None:
+    def __init__(self, path: Path, *, force: bool, binary: bool = False) -> None:
         """Raises UsageError where the file exists and is not to be replaced, or cannot be written."""
         path = path.resolve() if path.is_symlink() else path
         if path.is_dir():
@@ -29,13 +29,14 @@ class ReportFile:
             raise UsageError(f"{path} exists", "choose another name, or replace it with --force")
         self._path = path
         self._replace = force
+        self._binary = binary
         self._temporary: Path | None = None
         try:
-            self._file: TextIO = self._open()
+            self._file: IO[Any] = self._open()
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}", "choose another place") from None
 
-    def _open(self) -> TextIO:
+    def _open(self) -> IO[Any]:
         if self._path.exists() and not stat.S_ISREG(self._path.stat().st_mode):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             os.set_blocking(descriptor, True)
@@ -43,9 +44,11 @@ class ReportFile:
             descriptor, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
             self._temporary = Path(name)
             os.fchmod(descriptor, 0o666 & ~_umask())  # whoever ran sudo wants to read it
+        if self._binary:
+            return os.fdopen(descriptor, "wb")
         return os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
 
-    def write(self, render: Callable[[TextIO], None]) -> None:
+    def write(self, render: Callable[[Any], None]) -> None:
         """Write the report and put it in place in one step. Raises MemtraceError where that fails."""
         try:
             with self._file:
@@ -82,12 +85,12 @@ def _umask() -> int:
     return mask
 
 
-def write_to_stdout(render: Callable[[TextIO], None]) -> None:
+def write_to_stdout(render: Callable[[Any], None], *, binary: bool = False) -> None:
     """Write to standard output; characters that its encoding lacks are escaped, not fatal."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        render(sys.stdout)
+        render(sys.stdout.buffer if binary else sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:
         abandon_stdout()

@@ -42,6 +42,7 @@ def report(
 
     Exit status: 0 a report was made, 1 the file is no recording or damaged, 2 usage, 3 growth above --fail-above.
     """
+    from tracer.cli.streams import say
     from tracer.errors import UsageError
     from tracer.store.course import timeline_of
     from tracer.store.moments import parse_moment
@@ -60,7 +61,7 @@ def report(
             from tracer.store.names import renamed
 
             found = renamed(found, debug_dir)
-        with Outputs(report_options) as outputs:
+        with Outputs(report_options, say) as outputs:
             outputs.write(found, lambda: timeline_of(recording, found))
     return check(fail_above, _rates(found))
 

@@ -41,7 +41,7 @@ fail_above = click.option(
 
 def check(limit: float | None, rates: Iterable[tuple[str, float]]) -> int:
     """The exit code for these rates (what grows, bytes per second): 3, and a line for the fastest, above the limit."""
-    from tracer.cli.attach import say
+    from tracer.cli.streams import say
     from tracer.errors import EXIT_ABOVE_LIMIT, EXIT_OK
 
     if limit is None:

@@ -30,10 +30,39 @@ class Mapped:
 
 @dataclass(frozen=True, slots=True)
 class Unmapped:
-    """A range is being unmapped: sent before the kernel does it."""
+    """A thread is unmapping a range: sent before the kernel does it."""
 
     start: int
     length: int
+    tid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A segment of System V shared memory was attached (shmat); its ``length`` is not in the call's arguments."""
+
+    time_ns: int
+    start: int
+    segment: int
+    perms: str
+    stack: int
+    in_allocator: bool
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Detaching:
+    """A thread is detaching the segment that was attached at ``start`` (shmdt): sent before the kernel does it."""
+
+    start: int
+    tid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What this thread was unmapping or detaching is still there: the call has failed."""
+
+    tid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +96,7 @@ class Protected:
     perms: str
 
 
-VmaEvent = Mapped | Unmapped | Remapping | Remapped | Protected
+VmaEvent = Mapped | Unmapped | Remapping | Remapped | Protected | Attached | Detaching | Kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ In memory that an allocator manages, the cause is the live allocations of the wi
 what the VMA grew by beyond them is kept by the allocator. Where no allocator stands between, the cause is the stack
 that mapped the range in the window, or else the stacks whose page faults made it resident. The rest is printed as
 unexplained. Negative rows say what was given back, and what of the live allocations lies in memory that was resident
-before the window began.
+before the window began. Where allocations are sampled, live rows are estimates, and the rows that take the rest make up
+for their error.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tracer.model.blocks import Blocks
+from tracer.model.heap_share import HeapShare
 from tracer.model.report import ClassGrowth, LedgerRow, VmaGrowth
 from tracer.model.resident import ResidentPages
 from tracer.model.selfcheck import BETWEEN_READS
+from tracer.model.survival import Survivors
 from tracer.model.tracker import Origin, Tracker
 from tracer.model.vma import Snapshot, Vma, VmaUsage
 
@@ -31,8 +34,8 @@ class Books:
 
     ``between_reads`` is the difference of the two: what changed between reading the VMAs and the counters.
     ``resident_by_stack`` holds what of each stack's memory is resident, keyed by
-    (``live`` or ``faulted``, stack) and (``mapped``, origin). ``fault_estimate``: bytes of page faults seen, and of the
-    growth that they stand for, where they are an estimate.
+    (``live``, ``unverified`` or ``faulted``, stack) and (``mapped``, origin). ``fault_estimate``: bytes of page faults
+    seen, and of the growth that they stand for, where they are an estimate.
     """
 
     rows: tuple[LedgerRow, ...]
@@ -81,8 +84,21 @@ def close_books(
     *,
     allocators_traced: bool = True,
     faults_are_estimates: bool = False,
+    survivors: Survivors | None = None,
+    owners: Mapping[int, int | None] | None = None,
+    start_heap: Mapping[int, HeapShare] | None = None,
+    end_heap: Mapping[int, HeapShare] | None = None,
+    fault_stacks_sampled: bool = False,
 ) -> Books:
     """Split the growth between two snapshots.
+
+    ``start_heap`` and ``end_heap`` tell what walks over malloc's heap found in the VMAs, by their start: with both,
+    what the allocator keeps is known and not only inferred.
+
+    ``survivors`` is set where the malloc probes were off for a time: then what the allocator's memory grew by beyond
+    the live blocks may be live, too. ``owners`` maps stacks of page faults to the allocating stacks that they belong
+    to; None for one whose blocks come and go. With ``fault_stacks_sampled``, only a part of the page faults has a
+    stack, which stands for all.
 
     ``classes`` and ``start_classes`` map the start address of each VMA of the end and of the start snapshot to its
     class. ``tracker`` was seeded from the start snapshot. ``resident`` tells which pages were resident at the end.
@@ -91,6 +107,10 @@ def close_books(
     books = _Bookkeeper(
         start, end, classes, start_classes, tracker, blocks, resident, allocators_traced, faults_are_estimates
     )
+    books.survivors, books.owners = survivors, owners or {}
+    books.heaps = (start_heap, end_heap) if start_heap is not None and end_heap is not None else None
+    if fault_stacks_sampled:
+        books.scale_faults()
     return books.close()
 
 
@@ -110,6 +130,9 @@ class _Bookkeeper:
         self._allocators_traced = allocators_traced
         self._faults_are_estimates = faults_are_estimates
         self._estimate = [0, 0]
+        self.survivors: Survivors | None = None
+        self.owners: Mapping[int, int | None] = {}
+        self.heaps: tuple[Mapping[int, HeapShare], Mapping[int, HeapShare]] | None = None
         self._start = start
         self._end = end
         self._classes = classes
@@ -132,6 +155,15 @@ class _Bookkeeper:
         self._held: dict[int, int] = defaultdict(int)
         for range_ in tracker.ranges:
             self._held[range_.origin] += range_.size
+
+    def scale_faults(self) -> None:
+        """Let the faults with a stack stand for all, origin by origin."""
+        for origin, without in self._tracker.faulted_without_stack.items():
+            stacks = self._faults[origin]
+            known = sum(amount for amount in stacks.values() if amount > 0)
+            if known > 0 and without > 0:
+                for stack, amount in stacks.items():
+                    stacks[stack] = round(amount * (1 + without / known)) if amount > 0 else amount
 
     def _rss_at_start(self) -> dict[int, int]:
         """What each origin that was there at the start held then; what was opened of a reserve held nothing."""
@@ -247,16 +279,86 @@ class _Bookkeeper:
         """Live blocks by stack, and what the allocator keeps beyond them; returns what was booked."""
         grown = sum(part.resident for part in parts)
         grown -= sum(self._start_rss[part.origin] for part in parts if part.origin in seeds)
-        live = 0
+        live = error = rounding = 0
         # A block may begin in one part and end in the next: the heap grows by pieces.
         for start, end in _joined(range_ for part in parts for range_ in part.ranges):
             for stack, amount in self._live_resident(usage, start, end).items():
                 self._accounts.book(vma_class, "live", amount, stack)
                 self._resident[("live", stack)] += amount
                 live += amount
+            error += self._blocks.error(self._blocks.within(start, end))
+            rounding += self._blocks.rounding(self._blocks.within(start, end)) if self.heaps else 0
         rest = grown - live
+        share = self._heap_growth(usage, parts, seeds)
+        if share is not None:
+            rest -= self._book_heap(vma_class, share, min(rounding, max(rest, 0)))
+        # Estimates may exceed what is there by chance; what exceeds it by more lies in memory from before the window.
+        too_much = min(max(-rest, 0), error)
+        self._accounts.book(vma_class, "sampling", -too_much)
+        rest += too_much
+        if self.survivors is not None and rest > 0:
+            self._book_unverified(vma_class, parts, rest)
+            return grown
+        if share is not None:
+            # What was in use before the window: touched only now, or (negative) freed in it.
+            self._accounts.book(vma_class, "before-attach", rest)
+            return grown
         self._accounts.book(vma_class, "kept-by-allocator" if rest > 0 else "reused", rest)
         return grown
+
+    def _heap_growth(self, usage: VmaUsage, parts: Sequence[_Part], seeds: Sequence[int]) -> HeapShare | None:
+        """What malloc's free memory and its headers grew by in a VMA; None where its heap was not read."""
+        if self.heaps is None:
+            return None
+        start, end = self.heaps
+        before = HeapShare()
+        known = usage.vma.start in end
+        for part in parts:
+            vma = self._tracker.origins[part.origin].vma
+            if part.origin in seeds and vma is not None and vma.start in start:
+                before += start[vma.start]
+                known = True
+        return end.get(usage.vma.start, HeapShare()) - before if known else None
+
+    def _book_heap(self, vma_class: str, share: HeapShare, rounding: int) -> int:
+        """Free memory and headers, as the walks found them; returns what was booked."""
+        self._accounts.book(vma_class, "freed" if share.kept > 0 else "reused", share.kept)
+        self._accounts.book(vma_class, "metadata", share.overhead + rounding)
+        return share.kept + share.overhead + rounding
+
+    def _book_unverified(self, vma_class: str, parts: Sequence[_Part], rest: int) -> None:
+        """What grew while the malloc probes were off, by what their windows and the page faults meanwhile tell.
+
+        First the survivors of the windows; then the stacks that touched the pages, as far as they are not known for
+        blocks that come and go: beyond its survivors, what a stack touched counts for it. It sums to ``rest``.
+        """
+        assert self.survivors is not None
+        wanted: dict[tuple[str, int], float] = defaultdict(float)
+        for start, end in _joined(range_ for part in parts for range_ in part.ranges):
+            for stack, amount in self.survivors.within(start, end).items():
+                wanted["unverified", stack] += amount
+        claimed = self._booked_in_proportion(vma_class, wanted, rest)
+        touched: dict[tuple[str, int], float] = defaultdict(float)
+        for part in parts:
+            for stack, amount in self._faults[part.origin].items():
+                owner = self.owners.get(stack, stack)
+                if owner is not None and amount > 0:
+                    touched["faulted" if owner == stack else "unverified", owner] += amount
+        beyond = {key: amount - wanted.get(key, 0.0) for key, amount in touched.items()}
+        claimed += self._booked_in_proportion(vma_class, beyond, rest - claimed)
+        self._accounts.book(vma_class, "unverified", rest - claimed)
+
+    def _booked_in_proportion(self, vma_class: str, wanted: Mapping[tuple[str, int], float], room: int) -> int:
+        """Book amounts by (cause, stack), all of them scaled down where they exceed the room; returns their sum."""
+        total = sum(amount for amount in wanted.values() if amount > 0)
+        scale = min(1.0, room / total) if total > 0 else 0.0
+        booked = 0
+        for (cause, stack), amount in wanted.items():
+            share = int(max(amount, 0.0) * scale)
+            self._accounts.book(vma_class, cause, share, stack)
+            self._resident[(cause, stack)] += share
+            booked += share
+        return booked
 
     def _live_resident(self, usage: VmaUsage, start: int, end: int) -> dict[int, int]:
         indices = self._blocks.within(start, end)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tracer.model.vma import RssCounters
 
@@ -21,7 +22,10 @@ class LiveStack:
 
 @dataclass(frozen=True, slots=True)
 class LiveState:
-    """One tick of a running session. Sizes in bytes, times in seconds."""
+    """One tick of a running session. Sizes in bytes, times in seconds.
+
+    ``rss_by_class`` is as of ``class_age`` seconds ago, the latest look at the VMAs.
+    """
 
     pid: int
     command: str
@@ -34,3 +38,6 @@ class LiveState:
     stacks: tuple[LiveStack, ...]
     losses: dict[str, int]
     status: str
+    rss_by_class: Mapping[str, int] = field(default_factory=dict)
+    class_age: float = 0.0
+    probe_hits: int = 0

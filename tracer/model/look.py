@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from tracer.model.report import Frame, Report, StackKind
+from tracer.model.report import Frame, Report, RssSource, Sampling, StackKind
 from tracer.model.tracker import Tracker
 from tracer.model.vma import RssCounters, Snapshot
 
@@ -61,6 +61,8 @@ class Look:
     losses: Mapping[str, int]
     probed: tuple[str, ...]
     notes: tuple[str, ...]
+    sampling: Sampling
+    rss_source: RssSource
     self_cpu: float
     self_rss: int
 

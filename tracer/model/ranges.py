@@ -154,6 +154,11 @@ class RangeMap:
         first, last = self._window(start, end)
         return [range_.part(start, end) for range_ in self._ranges[first:last]]
 
+    def at(self, address: int) -> Range | None:
+        """The whole range that holds an address."""
+        index = bisect_right(self._starts, address) - 1
+        return self._ranges[index] if index >= 0 and address < self._ranges[index].end else None
+
     def covered(self, start: int, end: int) -> int:
         """How many bytes between two addresses are mapped."""
         first, last = self._window(start, end)

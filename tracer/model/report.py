@@ -61,7 +61,8 @@ class Frame:
     """One frame of a stack. ``function`` is None where no symbol covers the address.
 
     ``module`` is the mapped file's path as text, ``offset`` the address within that file's image (what
-    ``addr2line -e MODULE OFFSET`` takes), ``function_offset`` the distance from the function's start.
+    ``addr2line -e MODULE OFFSET`` takes), ``function_offset`` the distance from the function's start, ``address`` the
+    address in the process (0 where it is not known).
     """
 
     function: str | None
@@ -73,6 +74,7 @@ class Frame:
     line: int | None = None
     inlined: bool = False
     language: str = "native"
+    address: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,10 @@ class StackGrowth:
     ``malloc`` stacks: blocks allocated in the window and still live. ``mmap`` and ``brk`` stacks: memory mapped
     directly in the window and still mapped (``bytes`` counts what of it is resident). ``fault`` stacks: memory made
     resident by page faults where neither an allocator nor a mapping made in the window stands between.
-    ``rate`` is bytes per second over the window, ``oldest`` the age of the oldest live block, ``survival`` the share
-    of the bytes held in the middle of the window that are still held at its end (None: not known).
+    ``unverified_bytes`` are not in ``bytes``: what probably is live too, but lived through a time in which the malloc
+    probes were off. ``rate`` is bytes per second over the window, ``oldest`` the age of the oldest live block,
+    ``survival`` the share of the bytes held in the middle of the window that are still held at its end (None: not
+    known).
     """
 
     id: str
@@ -102,6 +106,12 @@ class StackGrowth:
     trend: Trend = "unknown"
     bytes_error: int = 0
     survival: float | None = None
+    unverified_bytes: int = 0
+
+    @property
+    def held(self) -> int:
+        """What the stack holds, proven or not: stacks are ranked by it."""
+        return self.bytes + self.unverified_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +139,37 @@ class RssMove:
 
 
 @dataclass(frozen=True, slots=True)
+class HeapState:
+    """What an allocator's heap holds, in bytes; what is resident, but for ``live``: usable bytes of blocks in use.
+
+    ``kept`` is free memory that it has not given back, ``returnable`` what of it malloc_trim(0) would give back,
+    ``overhead`` headers and tables, ``mapped`` blocks mapped one by one.
+    """
+
+    live: int
+    kept: int
+    returnable: int
+    overhead: int
+    mapped: int
+    arenas: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeapInside:
+    """The inside of the heap at both ends, where it could be read; what that means, and what helps.
+
+    ``reason`` says why a state is missing or not certain, ``finding`` is a sentence, ``remedies`` name what helps.
+    """
+
+    allocator: str
+    start: HeapState | None = None
+    end: HeapState | None = None
+    reason: str | None = None
+    finding: str | None = None
+    remedies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """Mean distance of samples in bytes; 1 and exact: every allocation was seen."""
 
@@ -137,14 +178,33 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class OverheadStep:
+    """What the budget changed: when (seconds since the start), what, and the share of CPU time that led to it."""
+
+    seconds: float
+    action: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Overhead:
-    """What memtrace cost: share of the target's CPU time (None: not measured), own CPU seconds, own RSS."""
+    """What memtrace cost: share of the target's CPU time (None: not measured), own CPU seconds, own RSS.
+
+    ``cpu_share`` is what it cost the target as a share of one CPU's time.
+
+    ``limit`` is the budget (None: none), ``steps`` what it led to, ``probed_share`` the share of the window in which
+    the malloc probes were in.
+    """
 
     target_share: float | None
     self_cpu: float
     self_rss: int
     probe_hits: int = 0
     map_memory: int = 0
+    limit: float | None = None
+    steps: tuple[OverheadStep, ...] = ()
+    probed_share: float = 1.0
+    cpu_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +232,7 @@ class Report:
     sampling: Sampling = field(default_factory=Sampling)
     rate: Rate | None = None
     rss_source: RssSource = "rss-stat"
+    heap: HeapInside | None = None
     changes: tuple[RssMove, ...] = ()
     changes_complete: bool = False
     basis: Basis = "session"

@@ -11,11 +11,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tracer.model.events import BLOCK_PAGES, Mapped, Protected, Remapped, Remapping, RssChange, Unmapped, VmaEvent
+from tracer.model.events import (
+    BLOCK_PAGES,
+    Attached,
+    Detaching,
+    Kept,
+    Mapped,
+    Protected,
+    Remapped,
+    Remapping,
+    RssChange,
+    Unmapped,
+    VmaEvent,
+)
 from tracer.model.ranges import Range, RangeMap, Resync
 from tracer.model.vma import Vma
 
 _PAGE = 4096
+_ADDRESS_END = 1 << 64
 
 OriginKind = Literal["seed", "opened", "allocator", "mmap", "brk", "unknown"]
 
@@ -46,6 +59,8 @@ class Tracker:
         self.ranges = RangeMap()
         self.origins: list[Origin] = []
         self.faulted: dict[tuple[int, int], int] = defaultdict(int)
+        # Page faults without a stack, by origin.
+        self.faulted_without_stack: Counter[int] = Counter()
         # What system calls other than mappings brought into (or took out of) ranges: by origin and call.
         self.called: dict[tuple[int, str], int] = defaultdict(int)
         # By member, cause and whether it went.
@@ -55,6 +70,9 @@ class Tracker:
         self._allocator = 0
         self._unknown = 0
         self._remapping: dict[int, list[Range]] = {}
+        # What each thread released last: the call may still fail.
+        self._released: dict[int, list[Range]] = {}
+        self._segments: dict[int, int] = {}
         self._opened: dict[int, int] = {}
 
     def seed(self, vmas: Iterable[Vma]) -> None:
@@ -64,10 +82,13 @@ class Tracker:
         self._unknown, self._allocator = 0, 1
         self.faulted.clear()
         self.called.clear()
+        self.faulted_without_stack.clear()
         self.rss_by_cause.clear()
         self.advised.clear()
         self._direct.clear()
         self._remapping.clear()
+        self._released.clear()
+        self._segments.clear()
         self._opened.clear()
         for vma in vmas:
             self.origins.append(Origin("seed", vma=vma))
@@ -81,7 +102,13 @@ class Tracker:
             case Mapped():
                 self._map(event)
             case Unmapped():
-                self.ranges.unmap(event.start, event.length)
+                self._released[event.tid] = self.ranges.unmap(event.start, event.length)
+            case Kept():
+                self.ranges.restore(self._released.pop(event.tid, ()))
+            case Attached():
+                self._attach(event)
+            case Detaching():
+                self._detach(event)
             case Remapping():
                 if event.length and not event.keep_old:
                     self._remapping[event.tid] = self.ranges.unmap(event.start, event.length)
@@ -92,14 +119,42 @@ class Tracker:
                 self.ranges.protect(event.start, event.length, event.perms)
 
     def _map(self, event: Mapped) -> None:
-        origin = self._allocator if event.in_allocator else self._direct_origin(event)
+        origin = self._origin_of(event, event.kind, event.length)
+        # The event does not tell which file: the next look at /proc/PID/maps does.
+        self.ranges.map(event.start, event.length, event.perms, offset=event.offset, origin=origin)
+
+    def _origin_of(self, event: Mapped | Attached, kind: OriginKind, length: int) -> int:
+        """The origin of what an event maps, which it is added to."""
+        origin = self._allocator if event.in_allocator else self._direct_origin(kind, event.stack, event.time_ns)
         known = self.origins[origin]
-        known.mapped_bytes += event.length
+        known.mapped_bytes += length
         known.mapped_count += 1
         if known.kind != "allocator":
             known.starts.add(event.start)
-        # The event does not tell which file: the next look at /proc/PID/maps does.
-        self.ranges.map(event.start, event.length, event.perms, offset=event.offset, origin=origin)
+        return origin
+
+    def _attach(self, event: Attached) -> None:
+        """Map a segment whose length has been found out; without one it stays unknown until the next resync."""
+        if event.length is not None:
+            origin = self._origin_of(event, "mmap", event.length)
+            self._segments[event.start] = event.length
+            self.ranges.map(event.start, event.length, event.perms, inode=event.segment, origin=origin)
+
+    def _detach(self, event: Detaching) -> None:
+        """Unmap what is left of a segment: as in the kernel (ipc/shm.c, ksys_shmdt), what lies at its place in it."""
+        length = self._segments.pop(event.start, None)
+        end = event.start + length if length is not None else _ADDRESS_END
+        taken: list[Range] = []
+        for range_ in self.ranges.overlapping(event.start, end):
+            whole_at_start = not range_.inode and range_.start == event.start
+            in_place = range_.inode and range_.offset == range_.start - event.start
+            if not range_.perms.endswith("s") or not (whole_at_start or in_place):
+                continue
+            if not taken or (range_.inode, range_.device) == (taken[0].inode, taken[0].device):
+                taken.append(range_)
+        for range_ in taken:
+            self.ranges.unmap(range_.start, range_.size)
+        self._released[event.tid] = taken
 
     def _open_reserves(self, event: Protected) -> None:
         """What is taken from an inaccessible reserve (an arena's, a stack's) is no longer part of that reserve."""
@@ -125,11 +180,11 @@ class Tracker:
         self.origins.append(Origin("opened"))
         return len(self.origins) - 1
 
-    def _direct_origin(self, event: Mapped) -> int:
-        key: tuple[OriginKind, int] = (event.kind, event.stack)
+    def _direct_origin(self, kind: OriginKind, stack: int, time_ns: int) -> int:
+        key: tuple[OriginKind, int] = (kind, stack)
         if key not in self._direct:
             self._direct[key] = len(self.origins)
-            self.origins.append(Origin(event.kind, stack=event.stack, first_ns=event.time_ns))
+            self.origins.append(Origin(kind, stack=stack, first_ns=time_ns))
         return self._direct[key]
 
     def _remap(self, event: Remapped) -> None:
@@ -175,6 +230,8 @@ class Tracker:
             for origin, amount in self._placed(change):
                 if change.stack:
                     self.faulted[(origin, change.stack)] += amount
+                elif change.cause == "fault":
+                    self.faulted_without_stack[origin] += amount
                 elif change.cause in ("madvise", "other_call"):
                     self.called[(origin, cause)] += amount
 

@@ -3,7 +3,8 @@
 In this order:
 
 1. not-growing: RSS grew by less than 1 MiB, or by less than 1 % of what it was and 256 KiB a minute.
-2. file-cache, stacks: more than half of the growth is file pages; thread and main stacks.
+2. file-cache, stacks: more than half of the growth is file pages (files, text, rodata); thread and
+   main stacks.
 3. retention: more than half of the growth is memory that the allocator keeps beyond the live allocations; or more than
    a third, and more than these are, and RSS has levelled off.
 4. Of growth of which more than half has causes (live allocations, direct mappings, page faults):
@@ -19,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tracer.model.classes import FILE_CLASSES, STACK_CLASSES
+from tracer.model.class_names import FILE_CLASSES, STACK_CLASSES
 from tracer.model.rates import MIN_RATE, MIN_SECONDS, Outlook, Rate
-from tracer.model.report import LedgerRow, StackGrowth, Verdict, VerdictKind
+from tracer.model.report import HeapInside, LedgerRow, StackGrowth, Verdict, VerdictKind
 from tracer.units import human_bytes, human_rate, human_seconds, percent, plural
 
 _MIN_GROWTH = 1 << 20
@@ -56,6 +57,7 @@ class Findings:
     outlook: Outlook
     ledger: Sequence[LedgerRow]
     stacks: Sequence[StackGrowth]
+    heap: HeapInside | None = None
 
     def by_cause(self, *causes: str) -> int:
         """Growth that the ledger books to these causes."""
@@ -81,7 +83,10 @@ class Findings:
 def judge(findings: Findings) -> Verdict:
     """Apply the rules and put the answer into one sentence."""
     kind, words = _kind(findings)
-    return Verdict(kind, f"{_growth_sentence(findings)} ({words})", _evidence(findings))
+    evidence = _evidence(findings)
+    if kind == "retention" and findings.heap is not None:
+        evidence += tuple(line for line in (findings.heap.finding, *findings.heap.remedies) if line)
+    return Verdict(kind, f"{_growth_sentence(findings)} ({words})", evidence)
 
 
 def _kind(findings: Findings) -> tuple[VerdictKind, str]:
@@ -141,12 +146,15 @@ def _growth_sentence(findings: Findings) -> str:
 
 
 def _shares(findings: Findings) -> list[str]:
-    rows = [row for row in findings.ledger if row.stack and row.cause in _CAUSES]
+    rows = [row for row in findings.ledger if row.stack and row.cause in (*_CAUSES, "unverified")]
     stacks = {row.stack for row in rows if row.bytes > 0}
     parts = [f"{human_bytes(sum(row.bytes for row in rows))} in {len(stacks)} call stack{'s' * (len(stacks) != 1)}"]
     stackless = sum(row.bytes for row in findings.ledger if not row.stack and row.cause in _CAUSES)
     if stackless:
         parts.append(f"{human_bytes(stackless)} without a stack")
+    unverified = sum(row.bytes for row in findings.ledger if not row.stack and row.cause == "unverified")
+    if unverified:
+        parts.append(f"{human_bytes(unverified)} unverified")
     kept = findings.by_cause(*_KEPT)
     if kept:
         parts.append(f"{human_bytes(kept)} kept by malloc")

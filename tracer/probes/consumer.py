@@ -7,21 +7,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tracer.model.blocks import Blocks
-from tracer.model.events import Mapped, Protected, Remapped, Remapping, RssChange, Unmapped, VmaEvent
+from tracer.model.events import (
+    Attached,
+    Detaching,
+    Kept,
+    Mapped,
+    Protected,
+    Remapped,
+    Remapping,
+    RssChange,
+    Unmapped,
+    VmaEvent,
+)
 from tracer.model.vma import RssCounters
 from tracer.probes import layout
 from tracer.probes.calls import call_name
 from tracer.probes.layout import Event, EventKind, RssCause, StackStatus, Totals
 from tracer.probes.program import Program
 
-_MAP_SHARED_TYPES = 0x03  # MAP_SHARED 1, MAP_SHARED_VALIDATE 3; MAP_PRIVATE is 2
-_MAP_PRIVATE = 0x02
+# include/uapi/linux/mman.h: the kinds of mappings that are shared are MAP_SHARED and MAP_SHARED_VALIDATE.
+_MAP_TYPE, _MAP_SHARED_TYPES = 0x0F, (0x01, 0x03)
 _MAP_ANONYMOUS = 0x20
-_MREMAP_DONTUNMAP = 4
+# The size of huge pages stands in the flags as its logarithm; 2 MiB where it does not, unless the machine has others.
+_MAP_HUGETLB, _HUGE_SHIFT, _HUGE_MASK, _HUGE_DEFAULT = 0x40000, 26, 0x3F, 21
+_MREMAP_FIXED, _MREMAP_DONTUNMAP = 2, 4
 _ERRNO_MAX = 4095
 _U64 = 1 << 64
 # enum rss_cause: a system call's number lies beside RSS_OTHER_CALL.
 _CAUSE_MASK, _CALL_SHIFT = 0xFF, 8
+_CAUSES = {int(cause): cause.name.lower() for cause in RssCause}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +57,20 @@ def decode_event(event: Event) -> VmaEvent | None:
         case EventKind.MAP:
             return _mapped(event)
         case EventKind.UNMAP:
-            return Unmapped(event.address, event.length)
+            return Unmapped(event.address, event.length, event.tid)
+        case EventKind.ATTACH:
+            perms = _perms(event.prot) + "s"
+            in_allocator = bool(event.in_allocator)
+            return Attached(event.time_ns, event.address, event.old_address, perms, event.stack, in_allocator)
+        case EventKind.DETACH:
+            return Detaching(event.address, event.tid)
+        case EventKind.KEPT:
+            return Kept(event.tid)
         case EventKind.REMAP_ENTER:
             keep = _keeps_old(event)
             return Remapping(event.tid, event.old_address, event.old_length, keep)
         case EventKind.REMAP:
-            failed = event.address >= _U64 - _ERRNO_MAX
+            failed = _has_failed(event)
             return Remapped(
                 event.tid,
                 event.old_address,
@@ -74,13 +96,31 @@ def decode_event(event: Event) -> VmaEvent | None:
     return None
 
 
+def needs_resync(event: Event) -> bool:
+    """Whether what an event tells of may have changed more of the address space than it says.
+
+    An mremap to a fixed place unmaps what is there before it is sure to succeed.
+    """
+    if event.kind == EventKind.REMAP:
+        return _has_failed(event) and bool(event.flags & _MREMAP_FIXED)
+    return event.kind == EventKind.RESYNC
+
+
+def _has_failed(event: Event) -> bool:
+    return event.address >= _U64 - _ERRNO_MAX
+
+
 def _mapped(event: Event) -> Mapped:
-    private = event.flags & _MAP_SHARED_TYPES == _MAP_PRIVATE
+    shared = event.flags & _MAP_TYPE in _MAP_SHARED_TYPES
+    length = event.length
+    if event.flags & _MAP_HUGETLB:
+        huge_page = 1 << (event.flags >> _HUGE_SHIFT & _HUGE_MASK or _HUGE_DEFAULT)
+        length = (length + huge_page - 1) & -huge_page
     return Mapped(
         event.time_ns,
         event.address,
-        event.length,
-        _perms(event.prot) + ("p" if private else "s"),
+        length,
+        _perms(event.prot) + ("s" if shared else "p"),
         not event.flags & _MAP_ANONYMOUS,
         event.offset,
         event.stack,
@@ -109,28 +149,27 @@ def read_totals(program: Program, epoch: int) -> dict[int, Totals]:
         pairs = zip(layout.TOTALS_KEY.iter_unpack(keys), layout.TOTALS_VALUE.iter_unpack(values), strict=True)
         for (stack, of_epoch), value in pairs:
             if of_epoch == epoch:
-                totals[stack] = Totals._make(value)
+                totals[stack] = Totals.unpacked(value)
     return totals
 
 
 def read_live(program: Program, epoch: int) -> Blocks:
     """All live blocks of the program that runs now. Columns throughout: there may be a million."""
-    addresses, sizes, stacks, times = (array("Q") for _ in range(4))
+    addresses, *columns = (array("Q") for _ in range(5))
+    width = len(columns)
     for keys, values in program.map("live").read():
         key_words, value_words = array("Q", keys), array("Q", values)
         owners = key_words[1::2]
         if all(owner >> 32 == epoch for owner in set(owners)):
             addresses.extend(key_words[0::2])
-            sizes.extend(value_words[0::3])
-            stacks.extend(value_words[1::3])
-            times.extend(value_words[2::3])
+            for position, column in enumerate(columns):
+                column.extend(value_words[position::width])
             continue
         for index in (i for i, owner in enumerate(owners) if owner >> 32 == epoch):
             addresses.append(key_words[2 * index])
-            sizes.append(value_words[3 * index])
-            stacks.append(value_words[3 * index + 1])
-            times.append(value_words[3 * index + 2])
-    return Blocks(addresses, sizes, stacks, times)
+            for position, column in enumerate(columns):
+                column.append(value_words[width * index + position])
+    return Blocks(addresses, *columns)
 
 
 def forget_other_epochs(program: Program, epoch: int) -> None:
@@ -166,9 +205,9 @@ def unsummed_rss(program: Program, epoch: int) -> Iterator[RssChange]:
 
 def _rss_change(key: tuple[int, ...], amount: int, pages: int) -> RssChange:
     stack, block, member, _shrinks, cause = key
-    kind = RssCause(cause & _CAUSE_MASK)
+    kind = cause & _CAUSE_MASK
     call = call_name(cause >> _CALL_SHIFT) if kind == RssCause.OTHER_CALL else ""
-    return RssChange(stack, block, pages, layout.RSS_MEMBERS[member], kind.name.lower(), amount, call)
+    return RssChange(stack, block, pages, layout.RSS_MEMBERS[member], _CAUSES[kind], amount, call)
 
 
 def seed_rss(program: Program, counters: RssCounters) -> None:

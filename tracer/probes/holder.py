@@ -48,12 +48,14 @@ class ProbeHolder:
         offsets: Sequence[int],
         pid: int,
         *,
-        on_return: bool,
+        on_return: bool = False,
         by_link: bool,
+        cookies: Sequence[int] = (),
     ) -> None:
         """Attach a program to file offsets in one process; it stays until its group is released. Raises OSError.
 
-        ``by_link``: by one uprobe-multi link, else by a perf event (then there is one offset).
+        ``by_link``: by one uprobe-multi link (with ``cookies``, one for each offset, by a session link), else by a
+        perf event (then there is one offset).
         """
         request = {
             "group": group,
@@ -62,6 +64,7 @@ class ProbeHolder:
             "pid": pid,
             "on_return": on_return,
             "by_link": by_link,
+            "cookies": list(cookies),
         }
         socket.send_fds(self._socket, [json.dumps(request).encode()], [program_fd])
         self._answer()
@@ -117,8 +120,8 @@ def _act(request: dict[str, object], descriptors: list[int], held: dict[int, lis
 
 def _attach(program_fd: int, request: dict[str, object]) -> int:
     path, pid, on_return = str(request["path"]), int(str(request["pid"])), bool(request["on_return"])
-    offsets = request["offsets"]
-    assert isinstance(offsets, list)
+    offsets, cookies = request["offsets"], request["cookies"]
+    assert isinstance(offsets, list) and isinstance(cookies, list)
     if request["by_link"]:
-        return kernel.link_uprobes(program_fd, path, offsets, pid, on_return=on_return)
+        return kernel.link_uprobes(program_fd, path, offsets, pid, cookies)
     return kernel.open_perf_uprobe(program_fd, path, offsets[0], pid, on_return=on_return)

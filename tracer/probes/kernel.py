@@ -13,7 +13,7 @@ import fcntl
 import os
 import platform
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,15 +21,31 @@ from pathlib import Path
 BPF_MAP_LOOKUP_ELEM = 1
 BPF_MAP_UPDATE_ELEM = 2
 BPF_MAP_DELETE_ELEM = 3
+BPF_PROG_LOAD = 5
 BPF_RAW_TRACEPOINT_OPEN = 17
 BPF_MAP_LOOKUP_BATCH = 24
 BPF_MAP_LOOKUP_AND_DELETE_BATCH = 25
 BPF_LINK_CREATE = 28
+BPF_ENABLE_STATS = 32
+
+BPF_PROG_TYPE_KPROBE = 2
+BPF_PROG_TYPE_TRACEPOINT = 5
+BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 
 BPF_TRACE_UPROBE_MULTI = 48
 BPF_TRACE_UPROBE_SESSION = 57
-_UPROBE_MULTI_RETURN = 1
 
+_EXIT = struct.pack("<BBhi", 0x95, 0, 0, 0)
+# call bpf_get_current_task_btf; r1 = r0; call bpf_task_pt_regs; r0 = 0; exit
+_TASK_REGISTERS = (
+    struct.pack("<BBhi", 0x85, 0, 0, 158)
+    + struct.pack("<BBhi", 0xBF, 0x01, 0, 0)
+    + struct.pack("<BBhi", 0x85, 0, 0, 175)
+    + struct.pack("<BBhi", 0xB7, 0, 0, 0)
+    + _EXIT
+)
+
+_PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_DUMMY = 1, 9
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_ENABLE = 0x2400
@@ -65,31 +81,88 @@ def bpf(command: int, attributes: bytes | bytearray | ctypes.Array[ctypes.c_char
     return _syscall(_numbers()[0], ctypes.c_int(command), ctypes.byref(block), ctypes.c_uint(len(block)))
 
 
+def load_program(answer: int, attach_type: int = 0, kind: int = BPF_PROG_TYPE_KPROBE) -> int:
+    """Load a program that does nothing but return ``answer``; returns its file descriptor. Raises OSError."""
+    instructions = struct.pack("<BBhi", 0xB7, 0, 0, answer) + _EXIT  # r0 = answer; exit
+    return load_instructions(instructions, attach_type, kind)
+
+
+def load_instructions(instructions: bytes, attach_type: int = 0, kind: int = BPF_PROG_TYPE_KPROBE) -> int:
+    """Load a program given as instructions; returns its file descriptor. Raises OSError."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack("<IIQQ", kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence))
+    return bpf(BPF_PROG_LOAD, attributes.ljust(68, b"\0") + struct.pack("<I", attach_type))
+
+
+def has_uprobe_sessions() -> bool:
+    """Whether the kernel has session links (6.13), and with them uprobe-multi links that can be trusted.
+
+    Those exist from kernel 6.6, but filtered by thread instead of by process until 6.10 (commit 46ba0e49b642).
+    """
+    return _loads(lambda: load_program(0, BPF_TRACE_UPROBE_SESSION))
+
+
+def has_task_registers() -> bool:
+    """Whether a tracepoint's program can read the user's registers: helpers 158 and 175, Linux 5.15 with BTF."""
+    return _loads(lambda: load_instructions(_TASK_REGISTERS, kind=BPF_PROG_TYPE_TRACEPOINT))
+
+
+def has_system_call_events() -> bool:
+    """Whether tracefs has the events of single system calls (CONFIG_FTRACE_SYSCALLS), and perf events are allowed."""
+    try:
+        os.close(_perf_event(struct.pack("<IIQ", _PERF_TYPE_SOFTWARE, _PERF_ATTR_SIZE, _PERF_COUNT_SW_DUMMY), 0, -1))
+        tracefs = open_tracefs()
+    except OSError:
+        return False
+    try:
+        return bool(read_at(tracefs, "events/syscalls/sys_enter_mmap/id"))
+    except OSError:
+        return False
+    finally:
+        os.close(tracefs)
+
+
+def _loads(load: Callable[[], int]) -> bool:
+    try:
+        os.close(load())
+    except OSError:
+        return False
+    return True
+
+
+def enable_run_times() -> int:
+    """Have the kernel time all BPF programs as long as the returned descriptor is open (5.8). Raises OSError."""
+    return bpf(BPF_ENABLE_STATS, struct.pack("<I", 0))
+
+
 def open_raw_tracepoint(name: str, program_fd: int) -> int:
     """Attach a program to a raw tracepoint; returns the file descriptor that holds it. Raises OSError."""
     text = ctypes.create_string_buffer(name.encode())
     return bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(text), program_fd))
 
 
-def link_uprobes(program_fd: int, path: str, offsets: Sequence[int], pid: int, *, on_return: bool) -> int:
+def link_uprobes(program_fd: int, path: str, offsets: Sequence[int], pid: int, cookies: Sequence[int] = ()) -> int:
     """Attach a program to many file offsets of one file in one process at once (kernel 6.6).
 
-    Returns the link's file descriptor. Raises OSError.
+    With ``cookies``, one for each offset, it is a session: the program runs at the functions' entry and return
+    (kernel 6.13). Returns the link's file descriptor. Raises OSError.
     """
     name = ctypes.create_string_buffer(os.fsencode(path))
     places = (ctypes.c_ulong * len(offsets))(*offsets)
+    values = (ctypes.c_uint64 * len(cookies))(*cookies)
     attributes = struct.pack(
         "<IIIIQQQQIII",
         program_fd,
         0,
-        BPF_TRACE_UPROBE_MULTI,
+        BPF_TRACE_UPROBE_SESSION if cookies else BPF_TRACE_UPROBE_MULTI,
         0,
         ctypes.addressof(name),
         ctypes.addressof(places),
         0,
-        0,
+        ctypes.addressof(values) if cookies else 0,
         len(offsets),
-        _UPROBE_MULTI_RETURN if on_return else 0,
+        0,
         pid,
     )
     return bpf(BPF_LINK_CREATE, attributes)
@@ -112,9 +185,9 @@ def open_tracepoint(program_fd: int, event_id: int) -> int:
     return _open_perf_event(attributes, -1, 0, program_fd)
 
 
-def _open_perf_event(attributes: bytes, pid: int, cpu: int, program_fd: int) -> int:
+def _perf_event(attributes: bytes, pid: int, cpu: int) -> int:
     block = ctypes.create_string_buffer(attributes, _PERF_ATTR_SIZE)
-    fd = _syscall(
+    return _syscall(
         _numbers()[1],
         ctypes.byref(block),
         ctypes.c_int(pid),
@@ -122,6 +195,10 @@ def _open_perf_event(attributes: bytes, pid: int, cpu: int, program_fd: int) -> 
         ctypes.c_int(-1),
         ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
     )
+
+
+def _open_perf_event(attributes: bytes, pid: int, cpu: int, program_fd: int) -> int:
+    fd = _perf_event(attributes, pid, cpu)
     try:
         fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program_fd)
         fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)

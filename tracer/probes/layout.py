@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
 MAX_DEPTH = 127
+CERTAIN = 1 << 32
+WEIGHT_SHIFT = 12
 RSS_MEMBERS = ("file", "anon", "swap", "shmem")
 
-SETTINGS = struct.Struct("<3Q")
+SETTINGS = struct.Struct("<7Q")
 CONTROL = struct.Struct("<4Q")
 LIVE_KEY = struct.Struct("<QII")
-LIVE_VALUE = struct.Struct("<3Q")
+LIVE_VALUE = struct.Struct("<4Q")
 TOTALS_KEY = struct.Struct("<2Q")
-TOTALS_VALUE = struct.Struct("<6Q")
+TOTALS_VALUE = struct.Struct("<8Q")
 STACK_HEAD = struct.Struct("<II")
 STACK_SIZE = STACK_HEAD.size + 8 * MAX_DEPTH
 EVENT = struct.Struct("<7Q4IiI")
@@ -56,6 +59,9 @@ class EventKind(IntEnum):
     ADVISE = 7
     RESYNC = 8
     EXEC = 9
+    ATTACH = 10
+    DETACH = 11
+    KEPT = 12
 
 
 class RssCause(IntEnum):
@@ -71,6 +77,20 @@ class RssCause(IntEnum):
     OTHER_CONTEXT = 7
     KSWAPD = 8
     KHUGEPAGED = 9
+
+
+class CallShape(IntEnum):
+    """``enum call_shape``."""
+
+    MALLOC = 1
+    VALLOC = 2
+    CALLOC = 3
+    REALLOC = 4
+    REALLOCARRAY = 5
+    MEMALIGN = 6
+    POSIX_MEMALIGN = 7
+    NEW = 8
+    RET = 9
 
 
 class Event(NamedTuple):
@@ -97,6 +117,10 @@ class Settings(NamedTuple):
     enabled: int = 0
     heap_is_known: int = 0
     count_faults: int = 0
+    sample_bytes: int = 1
+    sample_scale: int = 1 << 48
+    probed_since: int = 0
+    fault_stacks: int = 1
 
 
 class Control(NamedTuple):
@@ -109,7 +133,11 @@ class Control(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """``struct totals``: what a stack allocated and freed since tracing began; only ever grows."""
+    """``struct totals``: what a stack allocated and freed since tracing began; only ever grows.
+
+    Estimates where calls are sampled: ``sampled`` calls stand for so many. In whole blocks, which the kernel's are not.
+    ``late_frees`` are those of blocks from before a gap in which the malloc probes were off.
+    """
 
     allocations: int
     allocated_bytes: int
@@ -117,6 +145,24 @@ class Totals(NamedTuple):
     freed_bytes: int
     lost: int
     lost_bytes: int
+    sampled: int = 0
+    late_frees: int = 0
+
+    @classmethod
+    def unpacked(cls, value: Sequence[int]) -> Totals:
+        """From the kernel's struct, whose blocks are in 1 / 2**WEIGHT_SHIFT."""
+        allocations, allocated_bytes, frees, freed_bytes, lost, lost_bytes, sampled, late = map(int, value)
+        half = 1 << WEIGHT_SHIFT >> 1
+        return cls(
+            (allocations + half) >> WEIGHT_SHIFT,
+            allocated_bytes,
+            (frees + half) >> WEIGHT_SHIFT,
+            freed_bytes,
+            (lost + half) >> WEIGHT_SHIFT,
+            lost_bytes,
+            sampled,
+            (late + half) >> WEIGHT_SHIFT,
+        )
 
     @property
     def live_bytes(self) -> int:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tracer.probes import kernel
 
 _BATCH = 4096
+# BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC (include/uapi/linux/bpf.h), and struct htab_elem with what the allocator adds.
+_HASH, _NO_PREALLOC, _ELEMENT_HEAD = 1, 1, 64
 _BATCH_ATTRIBUTES = struct.Struct("<QQQQIIQQ")
 _ELEMENT_ATTRIBUTES = struct.Struct("<IIQQQ")
 
@@ -103,13 +107,37 @@ class KernelMap:
             first = False
 
 
+def possible_cpus() -> int:
+    """How many values an element of a per-CPU map has: /sys/devices/system/cpu/possible ends with the last CPU."""
+    listed = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii")
+    return int(re.split("[,-]", listed.strip())[-1]) + 1
+
+
 def memory_of(fd: int) -> int:
     """Bytes of kernel memory that a map takes now, as /proc/self/fdinfo states it; 0 if unknown."""
+    return _described(fd).get("memlock", 0)
+
+
+def memory_when_full(fd: int) -> int:
+    """Bytes of kernel memory that a map takes when it is full; a hash map's elements are made one by one."""
+    described = _described(fd)
+    now = described.get("memlock", 0)
+    if described.get("map_type") != _HASH or not described.get("map_flags", 0) & _NO_PREALLOC:
+        return now
+    element = _ELEMENT_HEAD + sum(-(-described[name] // 8) * 8 for name in ("key_size", "value_size"))
+    # The elements that there are already count twice: few, at the start.
+    return now + described["max_entries"] * element
+
+
+def _described(fd: int) -> dict[str, int]:
+    """The numbers that /proc/self/fdinfo tells of a map."""
     try:
         text = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii")
     except OSError:
-        return 0
+        return {}
+    found = {}
     for line in text.splitlines():
-        if line.startswith("memlock:"):
-            return int(line.split()[1])
-    return 0
+        name, _, value = line.partition(":")
+        with suppress(ValueError):  # flags are octal or hexadecimal, lists are none of ours
+            found[name] = int(value, 16 if "x" in value else 8 if value.strip().startswith("0") else 10)
+    return found

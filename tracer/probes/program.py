@@ -7,6 +7,7 @@ import ctypes
 import os
 import resource
 import tempfile
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from tracer.bpf_source import bpf_directory
 from tracer.errors import KernelError
 from tracer.probes import kernel, layout
 from tracer.probes.bcc_import import import_bcc
-from tracer.probes.maps import KernelMap, memory_of
+from tracer.probes.maps import KernelMap, memory_of, memory_when_full, possible_cpus
 from tracer.unwind.access import UnwindSizes
 
 # bcc rewrites map accesses in the main text only, so the files are joined, not included.
@@ -27,6 +28,7 @@ _SOURCES = (
     "unwind.bpf.c",
     "stack.bpf.c",
     "pending.bpf.c",
+    "sample.bpf.c",
     "alloc.bpf.c",
     "vma.bpf.c",
     "rss.bpf.c",
@@ -36,7 +38,6 @@ _SOURCES = (
 _MAPS: dict[str, tuple[int, int]] = {
     "settings": (4, layout.SETTINGS.size),
     "control": (4, layout.CONTROL.size),
-    "counters": (4, 8),
     "unwind_processes": (4, 16),
     "stacks": (8, layout.STACK_SIZE),
     "live": (layout.LIVE_KEY.size, layout.LIVE_VALUE.size),
@@ -46,7 +47,7 @@ _MAPS: dict[str, tuple[int, int]] = {
     "fault_runs": (4, layout.FAULT_RUN.size),
 }
 # Those that are not read here: by the kernel side alone, by bcc, or mapped into memory.
-_OTHER_MAPS = ("threads", "events", "unwind_rows", "unwind_pages", "unwind_mappings")
+_OTHER_MAPS = ("counters", "live_filter", "threads", "events", "unwind_rows", "unwind_pages", "unwind_mappings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,14 @@ class Limits:
     threads: int = 1 << 14
     rss_keys: int = 1 << 16
     event_pages: int = 256
+    filter_bits: int = 17
 
 
 class Program:
-    """The loaded programs; ``close`` (or the process's end) takes everything back."""
+    """The loaded programs; ``close`` (or the process's end) takes everything back.
+
+    ``has_sessions``: uprobes by session links; ``has_call_events``: events of single system calls.
+    """
 
     def __init__(self, target_tgid: int, limits: Limits, unwind: UnwindSizes) -> None:
         """Compile for one process; ``unwind`` sizes its unwind tables.
@@ -69,12 +74,17 @@ class Program:
         Raises MissingDependencyError (no bcc) or KernelError (it refuses, and why).
         """
         self._bcc: Any = import_bcc()
+        self.has_sessions = kernel.has_uprobe_sessions()
+        self.has_call_events = kernel.has_task_registers() and kernel.has_system_call_events()
+        self.loaded: dict[str, int] = {}
         directory = bpf_directory()
         header = (directory / "memtrace.h").read_text(encoding="utf-8")
         self.counter_names = layout.parse_counters(header)
         _raise_locked_memory_limit()
         self._bpf: Any = self._compile(directory, target_tgid, limits, unwind)
+        self._cpus = possible_cpus()
         self._maps = {name: KernelMap(self._bpf[name].map_fd, *sizes) for name, sizes in _MAPS.items()}
+        self._maps["counters"] = KernelMap(self._bpf["counters"].map_fd, 4, 8 * self._cpus)
 
     def _compile(self, directory: Path, target_tgid: int, limits: Limits, unwind: UnwindSizes) -> Any:
         os.environ["BCC_KERNEL_SOURCE"] = str(directory / "stub")
@@ -86,9 +96,12 @@ class Program:
             f"-DMAX_RSS_KEYS={limits.rss_keys}",
             f"-DEVENT_PAGES={limits.event_pages}",
             f"-DMAX_CPUS={_possible_cpus()}",
+            f"-DFILTER_BITS={limits.filter_bits}",
+            *(["-DSESSIONS"] if self.has_sessions else []),
+            *(["-DCALL_EVENTS"] if self.has_call_events else []),
             *unwind.flags(),
         ]
-        with _captured_stderr() as messages:
+        with captured_stderr() as messages:
             try:
                 return self._bcc.BPF(text=_joined_source(directory), cflags=flags)
             except Exception as error:  # bcc raises bare Exception
@@ -103,13 +116,14 @@ class Program:
         Returns its file descriptor. Raises KernelError with the verifier's reason.
         """
         bpf = self._bcc.BPF
-        with _captured_stderr() as messages:
+        with captured_stderr() as messages:
             try:
                 loaded = self._bpf.load_func(function, getattr(bpf, kind), attach_type=attach_type)
             except Exception as error:
                 raise KernelError(
                     f"the kernel refused the BPF program {function}: {_first_reason(messages(), error)}"
                 ) from error
+        self.loaded[function] = int(loaded.fd)
         return int(loaded.fd)
 
     def set_tail_call(self, array: str, program_fd: int) -> None:
@@ -158,13 +172,19 @@ class Program:
         """Return all counters by name."""
         values: list[int] = []
         for _keys, chunk in self.map("counters").read():
-            values.extend(int.from_bytes(chunk[i : i + 8], "little") for i in range(0, len(chunk), 8))
+            per_cpu = array("Q", chunk)
+            values.extend(sum(per_cpu[i : i + self._cpus]) for i in range(0, len(per_cpu), self._cpus))
         return {counter.name: value for counter, value in zip(self.counter_names, values, strict=False)}
 
     @property
     def map_memory(self) -> int:
         """Bytes of kernel memory in all maps."""
         return sum(memory_of(self.map_fd(name)) for name in (*_MAPS, *_OTHER_MAPS))
+
+    @property
+    def map_memory_limit(self) -> int:
+        """Bytes of kernel memory in all maps when all are full."""
+        return sum(memory_when_full(self.map_fd(name)) for name in (*_MAPS, *_OTHER_MAPS))
 
     def close(self) -> None:
         """Unload everything. Safe to call twice."""
@@ -192,7 +212,7 @@ def _raise_locked_memory_limit() -> None:
 
 
 @contextlib.contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
+def captured_stderr() -> Iterator[Callable[[], str]]:
     """Bcc's libraries write their reasons straight to file descriptor 2: keep them for one clear line."""
     saved = os.dup(2)
     with tempfile.TemporaryFile() as sink:
@@ -217,16 +237,3 @@ def _first_reason(messages: str, error: Exception) -> str:
             return line
     told = [line for line in lines if not line.startswith(("processed ", "bpf: Failed"))]
     return told[-1] if told else str(error)
-
-
-def supports_uprobe_multi(program: Program) -> bool:
-    """Whether uprobe-multi links can be trusted with a process filter.
-
-    They exist from kernel 6.6, but filtered by thread instead of by process until 6.10 (commit 46ba0e49b642).
-    Session links came after that repair (6.13), so a kernel that loads a session program has it.
-    """
-    try:
-        program.load("feature_session", "KPROBE", kernel.BPF_TRACE_UPROBE_SESSION)
-    except KernelError:
-        return False
-    return True

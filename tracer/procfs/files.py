@@ -37,6 +37,18 @@ def read_file(pid: int, name: str) -> bytes:
         return file.read()
 
 
+def read_parts(pid: int, name: str, size: int = 64 << 10) -> Iterator[bytes]:
+    """The content of /proc/``pid``/``name`` in parts of about ``size`` bytes, for files of tens of megabytes.
+
+    Raises as ``read_file``, when it is iterated.
+    """
+    path = f"/proc/{pid}/{name}"
+    # The buffer is filled by the kernel's small reads, without a copy for each.
+    with target_errors(pid, path), open(path, "rb", buffering=size) as file:
+        while part := file.read(size):
+            yield part
+
+
 def thread_ids(pid: int) -> list[int]:
     """Thread ids of a process, in ascending order; raises TargetError and PrivilegeError."""
     path = f"/proc/{pid}/task"

@@ -35,6 +35,11 @@ class Residency:
         """True where the kernel has PAGEMAP_SCAN (6.7); else each GiB of address space costs 2 MiB of reading."""
         return self._scanner.has_ioctl
 
+    @property
+    def kernel_ns(self) -> int:
+        """Nanoseconds that the kernel has walked the target's page tables for this object so far."""
+        return self._scanner.kernel_ns
+
     def resident_runs(self, start: int, end: int) -> list[tuple[int, int]]:
         """The resident parts of a page-aligned address range as (start, end), ascending, none adjacent."""
         runs: list[tuple[int, int]] = []
@@ -46,6 +51,21 @@ class Residency:
             else:
                 runs.append((low, high))
         return runs
+
+    @property
+    def has_guards(self) -> bool:
+        """Whether the kernel tells guard markers apart (6.16)."""
+        return self._scanner.has_guards
+
+    def guards(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Where accesses are refused by guard markers (MADV_GUARD_INSTALL): (start, end), ascending, none adjacent."""
+        found: list[tuple[int, int]] = []
+        for low, high in self._scanner.guards(start, end):
+            if found and found[-1][1] == low:
+                found[-1] = (found[-1][0], high)
+            else:
+                found.append((low, high))
+        return found
 
     def resident_bytes(self, start: int, end: int) -> int:
         """How many bytes of a page-aligned address range are resident."""

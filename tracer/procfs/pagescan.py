@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+import time
 from array import array
 from collections.abc import Iterator
 from struct import Struct
@@ -45,7 +46,8 @@ class PageScanner:
     """The present and swapped pages of one process as regions; keeps the file open until ``close``.
 
     ``has_ioctl`` tells whether PAGEMAP_SCAN (kernel 6.7) is used. The zero page and guard markers are left out; by
-    entries, the zero page can be told only where frame numbers are shown (CAP_SYS_ADMIN).
+    entries, the zero page can be told only where frame numbers are shown (CAP_SYS_ADMIN). ``kernel_ns`` is the time
+    that its calls have taken so far, in nanoseconds: the target's mmap calls may have waited for them.
     """
 
     def __init__(self, pid: int, *, use_ioctl: bool = True) -> None:
@@ -54,6 +56,7 @@ class PageScanner:
         self._hidden = self._find_hidden() if use_ioctl else None
         self._vector = ctypes.create_string_buffer(_REGION.size * _MAX_PAGES)
         self._zero_frame = 0 if self.has_ioctl else _zero_frame()
+        self.kernel_ns = 0
 
     @property
     def has_ioctl(self) -> bool:
@@ -75,6 +78,19 @@ class PageScanner:
             yield from found
             start = stop
 
+    @property
+    def has_guards(self) -> bool:
+        """Whether ``guards`` finds anything (kernel 6.16)."""
+        return bool((self._hidden or 0) & _IS_GUARD)
+
+    def guards(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Ascending ranges of guard markers (MADV_GUARD_INSTALL); neighbours may touch."""
+        masks = (0, _IS_GUARD, 0, _IS_GUARD)
+        while self.has_guards and start < end:
+            found, start = self._ask(start, min(end, start + _MAX_SPAN), masks)
+            for low, high, _ in found:
+                yield low, high
+
     def close(self) -> None:
         """Close the file."""
         if self._fd >= 0:
@@ -84,14 +100,20 @@ class PageScanner:
     def _scan(self, start: int, end: int, hidden: int, also: int) -> tuple[list[Region], int]:
         """The regions that one ioctl finds, and where it stopped."""
         wanted = IS_PRESENT | IS_SWAPPED
+        return self._ask(start, end, (hidden, hidden, wanted, wanted | also))
+
+    def _ask(self, start: int, end: int, masks: tuple[int, int, int, int]) -> tuple[list[Region], int]:
+        """One ioctl; ``masks`` are which categories to invert, all of which and any of which to want, and to tell."""
         vector = ctypes.addressof(self._vector)
-        masks = (hidden, hidden, wanted, wanted | also)
         argument = bytearray(_SCAN_ARG.pack(_SCAN_ARG.size, 0, start, end, 0, vector, _MAX_PAGES, _MAX_PAGES, *masks))
+        began = time.monotonic_ns()
         try:
             count = fcntl.ioctl(self._fd, _PAGEMAP_SCAN, argument)
         except OSError:
             # The address space is gone (ESRCH), or ends before this address (EFAULT).
             return [], end
+        finally:
+            self.kernel_ns += time.monotonic_ns() - began
         stop: int = _WALK_END.unpack_from(argument)[0]
         found = [
             (low, high, flags)
@@ -103,7 +125,9 @@ class PageScanner:
 
     def _read_entries(self, start: int, end: int, also: int) -> list[Region]:
         """The same from the file's entries, 8 bytes a page."""
+        began = time.monotonic_ns()
         data = os.pread(self._fd, (end - start) // PAGE * 8, start // PAGE * 8)
+        self.kernel_ns += time.monotonic_ns() - began
         entries = array("Q", data[: len(data) // 8 * 8])
         found: list[Region] = []
         if entries.count(0) == len(entries):

@@ -83,10 +83,17 @@ def is_torn(snapshot: Snapshot, before: ProcessStatus, after: ProcessStatus) -> 
     if overlapping(vmas):
         return True
     size = sum(vma.size for vma in vmas if vma.path != b"[vsyscall]")
+    return not sums_fit(size, snapshot.rss, before, after)
+
+
+def sums_fit(size: int, rss: int | None, before: ProcessStatus, after: ProcessStatus) -> bool:
+    """True where sums over VMAs (without [vsyscall]) can be those of a moment between two looks at the status.
+
+    ``rss`` is None where it was not read.
+    """
     slack = _HELD_BACK * max(after.threads, os.cpu_count() or 1)
-    return not (
-        _between(size, before.vm_size, after.vm_size, 0)
-        and _between(snapshot.rss, before.counters.rss, after.counters.rss, slack)
+    return _between(size, before.vm_size, after.vm_size, 0) and (
+        rss is None or _between(rss, before.counters.rss, after.counters.rss, slack)
     )
 
 

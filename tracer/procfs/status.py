@@ -108,7 +108,12 @@ def cpu_seconds(pid: int) -> float:
 
 def is_kernel_thread(pid: int) -> bool:
     """True for a thread of the kernel, which has no address space of its own."""
-    return bool(int(_stat_fields(pid)[9 - 3]) & _PF_KTHREAD)
+    return _has_kernel_flag(_stat_fields(pid))
+
+
+def is_kernel_thread_stat(stat: bytes) -> bool:
+    """The same by the content of a stat file. Raises ValueError or IndexError where it is none."""
+    return _has_kernel_flag(parse_stat(stat))
 
 
 def parse_stat(data: bytes) -> list[bytes]:
@@ -117,6 +122,10 @@ def parse_stat(data: bytes) -> list[bytes]:
     The second, the name in parentheses, may itself hold blanks and parentheses; no later field does.
     """
     return data[data.rindex(b")") + 1 :].split()
+
+
+def _has_kernel_flag(fields: list[bytes]) -> bool:
+    return bool(int(fields[9 - 3]) & _PF_KTHREAD)
 
 
 def _stat_fields(pid: int) -> list[bytes]:

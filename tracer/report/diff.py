@@ -16,7 +16,7 @@ from tracer.report.frame_lines import frame_lines
 from tracer.report.json import frame_values
 from tracer.report.safe import Column, Page, valid_unicode
 from tracer.report.stack_keys import program_of
-from tracer.report.text import KINDS
+from tracer.report.words import KINDS
 from tracer.units import human_bytes, human_rate, human_seconds, plural
 
 SCHEMA = "memtrace-diff/1"

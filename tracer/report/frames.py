@@ -30,6 +30,16 @@ _ALLOCATOR = re.compile(
     r"|alloc::alloc::.*|<alloc::alloc::.*|<std::alloc::.*"
 )
 _SYSTEM_CALL = re.compile(r"_*(?:GI_+)?(?:mmap(?:64)?|mremap|brk|sbrk|syscall)")
+# The names at which other tools are to cut a stack off, so that its bytes count for the allocator's caller. In RE2's
+# syntax, too: pprof matches whole names with it, after cutting off parameters.
+ALLOCATOR_NAMES = "|".join(
+    (
+        _ALLOCATOR.pattern,
+        _SYSTEM_CALL.pattern,
+        rf"{_ALLOCATOR_MODULE.pattern}\+0x[0-9a-f]+",
+        r"operator new(?:\[\])?",
+    )
+)
 # Functions that get memory for their caller: found in thousands of programs and never the reason.
 _WRAPPERS = (
     r"(?:.*::)?operator new(?:\[\])?",

@@ -7,9 +7,10 @@ The names are fixed; later versions may add more. Text is always valid Unicode: 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any, TextIO
 
-from tracer.model.report import Frame, Report, StackGrowth, VmaGrowth
+from tracer.model.report import Frame, HeapInside, Report, StackGrowth, VmaGrowth
 from tracer.report.safe import valid_unicode as _text
 
 SCHEMA = "memtrace/1"
@@ -23,7 +24,7 @@ def write_json(report: Report, file: TextIO) -> None:
 
 def to_json(report: Report) -> dict[str, Any]:
     """The report as what ``json.dumps`` takes; stacks are sorted by the bytes that they hold."""
-    stacks = sorted(report.stacks, key=lambda stack: stack.bytes, reverse=True)
+    stacks = sorted(report.stacks, key=lambda stack: stack.held, reverse=True)
     return {
         "schema": SCHEMA,
         "pid": report.pid,
@@ -55,6 +56,7 @@ def to_json(report: Report) -> dict[str, Any]:
             {"class": row.vma_class, "cause": row.cause, "stack": row.stack, "bytes": row.bytes}
             for row in report.ledger
         ],
+        "heap": _heap(report.heap) if report.heap else None,
         "changes": [
             {"cause": _text(row.cause), "member": row.member, "grew": row.grew, "shrank": row.shrank}
             for row in report.changes
@@ -66,10 +68,17 @@ def to_json(report: Report) -> dict[str, Any]:
         "sampling": {"interval": report.sampling.interval, "exact": report.sampling.exact},
         "overhead": {
             "target_share": report.overhead.target_share,
+            "cpu_share": report.overhead.cpu_share,
             "self_cpu": report.overhead.self_cpu,
             "self_rss": report.overhead.self_rss,
             "probe_hits": report.overhead.probe_hits,
             "map_memory": report.overhead.map_memory,
+            "limit": report.overhead.limit,
+            "probed_share": report.overhead.probed_share,
+            "steps": [
+                {"seconds": step.seconds, "action": _text(step.action), "target_share": step.share}
+                for step in report.overhead.steps
+            ],
         },
         "probed": [_text(line) for line in report.probed],
         "losses": {_text(name): count for name, count in report.losses.items()},
@@ -96,6 +105,18 @@ def _rss(report: Report) -> dict[str, int | float | None]:
     }
 
 
+def _heap(heap: HeapInside) -> dict[str, Any]:
+    """The heap's inside; a state that could not be read is null."""
+    return {
+        "allocator": _text(heap.allocator),
+        "start": asdict(heap.start) if heap.start else None,
+        "end": asdict(heap.end) if heap.end else None,
+        "reason": _text_or_none(heap.reason),
+        "finding": _text_or_none(heap.finding),
+        "remedies": [_text(line) for line in heap.remedies],
+    }
+
+
 def _vma(row: VmaGrowth) -> dict[str, Any]:
     return {
         "start": f"{row.vma.start:x}",
@@ -116,6 +137,7 @@ def _stack(stack: StackGrowth) -> dict[str, Any]:
         "bytes": stack.bytes,
         "count": stack.count,
         "bytes_error": stack.bytes_error,
+        "unverified_bytes": stack.unverified_bytes,
         "allocated_bytes": stack.allocated_bytes,
         "freed_bytes": stack.freed_bytes,
         "allocated_count": stack.allocated_count,
@@ -142,6 +164,7 @@ def frame_values(frame: Frame) -> dict[str, Any]:
         "line": frame.line,
         "inlined": frame.inlined,
         "language": frame.language,
+        "address": frame.address,
     }
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import select
 import sys
-import termios
-import tty
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import Self, TextIO
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.text import Text
 
 from tracer.model.live import LiveStack, LiveState
 from tracer.report.safe import Column, Page
+from tracer.report.screen import HELD, ScreenView, can_move_cursor
+from tracer.report.screen import GuardedView as GuardedView
+from tracer.report.screen import KeyReader as KeyReader
+from tracer.report.screen import View as AnyView
 from tracer.units import human_bytes, human_count, human_rate, human_seconds, plural
 
 _BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
@@ -37,179 +35,35 @@ _HELP = (
 )
 _SORTS = ("bytes", "blocks", "rate")
 
-
-class View(Protocol):
-    """Where a session shows its progress; used as a context manager for as long as tracing goes on."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def update(self, state: LiveState) -> None:
-        """Show the newest state."""
-
-    def poll(self) -> bool:
-        """Act on the keys pressed since the last call; True when the user asks to stop."""
+View = AnyView[LiveState]
 
 
 def open_view(stdout: TextIO, stderr: TextIO, environ: Mapping[str, str]) -> View:
     """The full-screen view if standard output is a terminal that can move its cursor, else lines on stderr."""
-    if stdout.isatty() and environ.get("TERM", "dumb") not in ("", "dumb", "unknown"):
+    if can_move_cursor(stdout, environ):
         console = Console(file=stdout, highlight=False, markup=False, emoji=False)
         return LiveView(console, KeyReader(sys.stdin))
     return LineView(stderr)
 
 
-class GuardedView:
-    """A view that may fail (its terminal was closed, its disk is full) without costing the trace its report."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-
-    def __enter__(self) -> Self:
-        with suppress(OSError):
-            self._view.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(OSError):
-            self._view.__exit__(kind, error, trace)
-
-    def update(self, state: LiveState) -> None:
-        """Show the newest state, if that is possible."""
-        with suppress(OSError):
-            self._view.update(state)
-
-    def poll(self) -> bool:
-        """True when the user asks to stop."""
-        with suppress(OSError):
-            return self._view.poll()
-        return False
-
-
-class KeyReader:
-    """Single keys from a terminal, without waiting; where the file is no terminal there never is one."""
-
-    def __init__(self, file: TextIO | None) -> None:
-        self._file = file
-        self._fd = -1
-        self._saved: list[Any] | None = None
-
-    def __enter__(self) -> Self:
-        if self._file is not None and self._file.isatty():
-            self._fd = self._file.fileno()
-            if self._in_foreground():
-                self._saved = termios.tcgetattr(self._fd)
-                tty.setcbreak(self._fd)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._saved is not None and self._in_foreground():
-            # The terminal may be gone by now (SIGHUP); then there is nothing left to restore.
-            with suppress(termios.error):
-                termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
-        self._saved = None
-
-    def poll(self) -> str | None:
-        """The next key pressed, or None; escape sequences (arrow keys and the like) are dropped."""
-        if self._saved is None or not self._in_foreground():
-            return None
-        key = self._read(1)
-        if key == b"\x1b":
-            while self._read(64):
-                pass
-            return None
-        return key.decode("ascii", "ignore") or None
-
-    def _read(self, size: int) -> bytes:
-        """What has been typed, at most ``size`` bytes; nothing if that is so, or if the terminal is gone."""
-        if not select.select([self._fd], [], [], 0)[0]:
-            return b""
-        with suppress(OSError):
-            return os.read(self._fd, size)
-        return b""
-
-    def _in_foreground(self) -> bool:
-        """False for a background job: touching its terminal would stop it (SIGTTOU, SIGTTIN), probes and all."""
-        try:
-            return os.tcgetpgrp(self._fd) == os.getpgrp()
-        except OSError:
-            # Not our controlling terminal, so there is no job control either.
-            return True
-
-
-class LiveView:
-    """The full-screen view; it keeps its own keys except the one that ends it."""
+class LiveView(ScreenView[LiveState]):
+    """The full-screen view of a trace."""
 
     def __init__(self, console: Console, keys: KeyReader) -> None:
-        self._console = console
-        self._keys = keys
-        # Nothing of the session writes to stdout or stderr meanwhile, so they are left as they are.
-        self._live = Live(
-            console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        )
-        self._state: LiveState | None = None
-        self._shown: LiveState | None = None
-        self._paused = False
+        super().__init__(console, keys)
         self._help = False
         self._sort = 0
 
-    def __enter__(self) -> Self:
-        self._keys.__enter__()
-        self._live.start(refresh=False)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._live.stop()
-        finally:
-            self._keys.__exit__(kind, error, trace)
-
-    def update(self, state: LiveState) -> None:
-        """Show the newest state, or keep it for later while the display is held."""
-        self._state = state
-        if not self._paused:
-            self._shown = state
-        self._draw()
-
-    def poll(self) -> bool:
-        """Act on pressed keys; True when the user asks to stop."""
-        while key := self._keys.poll():
-            if key in "qQ":
-                return True
-            self._act(key.lower())
-        return False
-
     def _act(self, key: str) -> None:
-        if key in ("p", " "):
-            self._paused = not self._paused
-            if not self._paused:
-                self._shown = self._state
-        elif key == "s":
+        if key == "s":
             self._sort = (self._sort + 1) % len(_SORTS)
         elif key in ("h", "?"):
             self._help = not self._help
-        else:
-            return
-        self._draw()
 
-    def _draw(self) -> None:
-        if self._shown is None:
-            return
-        page = Page(self._console.width, ascii_only=not self._console.encoding.startswith("utf"))
-        state = replace(self._shown, status="display held (p goes on)") if self._paused else self._shown
-        lines = screen_lines(state, page, self._console.height, sort=_SORTS[self._sort], show_help=self._help)
-        for line in lines:
-            line.no_wrap, line.overflow = True, "crop"
-        self._live.update(Group(*lines), refresh=True)
+    def _lines(self, state: LiveState, page: Page, height: int, *, held: bool) -> list[Text]:
+        if held:
+            state = replace(state, status=HELD)
+        return screen_lines(state, page, height, sort=_SORTS[self._sort], show_help=self._help)
 
 
 def screen_lines(

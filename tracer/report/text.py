@@ -6,71 +6,41 @@ terminal. Text is laid out here and not by rich's tables, which cut digits and c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TextIO
+from typing import TextIO
 
 from rich.text import Text
 
-from tracer.model.report import Basis, ClassGrowth, LedgerRow, Overhead, Report, StackGrowth, VmaGrowth
+from tracer.model.report import Basis, LedgerRow, Report, StackGrowth, VmaGrowth
 from tracer.report.console import console_for
 from tracer.report.frame_lines import frame_lines
+from tracer.report.heap_lines import heap_lines
 from tracer.report.safe import Column, Page
+from tracer.report.words import (
+    KINDS,
+    NO_STACKS,
+    all_classes,
+    balance,
+    cause_in_words,
+    changes,
+    cost,
+    growth_by_stack,
+    loss_in_words,
+    plus,
+    precision,
+    share_basis,
+    why_no_stacks,
+)
 from tracer.units import human_bytes, human_count, human_rate, human_seconds, percent, plural
 
 # Below this width the table of VMAs has room for one name only.
 _ROOM_FOR_CLASS = 72
 _VERDICT_STYLE = {"leak": "bold red", "not-growing": "bold green", "unknown": "bold"}
 _TREND_STYLE = {"growing": "red", "levelled-off": "green"}
-_CAUSES = {
-    "live": "live allocations",
-    "kept-by-allocator": "kept by the allocator",
-    "mapped": "mapped directly",
-    "faulted": "faulted in",
-    "before-attach": "from before the attach",
-    "memtrace": "memtrace itself",
-    "reused": "in memory already resident",
-    "freed": "freed, but kept by the allocator",
-    "metadata": "the allocator's own headers",
-    "populated": "brought in by system calls",
-    "advised": "given back by madvise",
-    "unmapped": "unmapped",
-    "released": "given back / reclaimed",
-    "unexplained": "unexplained",
-}
 _STACKS: dict[Basis, str] = {
     "session": "Top stacks: memory acquired while traced and still held",
     "looks": "Top stacks: what they held more than at the first look",
-}
-NO_STACKS = "No call stack holds memory that was acquired while traced"
-# How each kind of stack came by its memory: heading, what is counted, what undoes it.
-KINDS = {
-    "malloc": ("malloc", "block", "freed"),
-    "mmap": ("mmap", "mapping", "unmapped"),
-    "brk": ("brk", "call", "given back"),
-    "fault": ("page faults", "fault", "dropped"),
-}
-# What changed RSS, where it is no system call's name.
-_MOVES = {
-    "fault": "page faults",
-    "kswapd": "reclaimed by kswapd",
-    "khugepaged": "made huge pages by khugepaged",
-    "other-context": "by other processes or the kernel",
-}
-_MOST_MOVES = 6
-# The counters of bpf/memtrace.h in words.
-_LOSSES = {
-    "live_full": "blocks not tracked: the table of live blocks was full",
-    "totals_full": "allocations whose stack had no place in the table of totals",
-    "stacks_full": "stacks whose frames had no place in the table of stacks",
-    "threads_full": "calls missed: the table of threads was full",
-    "events_lost": "VMA events lost: the ring buffer was full",
-    "rss_full": "RSS changes counted without their address: the table was full",
-    "calls_abandoned": "allocation calls that never returned (exception, longjmp, end of a thread)",
-    "frees_missed": "blocks reused by the allocator without a free that memtrace saw",
-    "read_failed": "reads of the target's memory that failed",
-    "stacks_empty": "stacks of which not one frame could be read",
-    "rss_unseeded": "RSS changes of unknown size (first of their kind after an exec)",
 }
 
 
@@ -122,12 +92,15 @@ class TextReport:
         yield from _heading(self.report, page)
         for section in (
             _classes(self.report, page),
+            heap_lines(self.report.heap, page),
             self._vmas(page),
             self._stacks(page),
             _footer(self.report, page),
         ):
-            yield Text()
-            yield from section
+            lines = [*section]
+            if lines:
+                yield Text()
+                yield from lines
 
     def _vmas(self, page: Page) -> Iterator[Text]:
         """The VMAs that grew most; the others are summed up in a line."""
@@ -145,36 +118,26 @@ class TextReport:
 
     def _stacks(self, page: Page) -> Iterator[Text]:
         """The stacks that hold most; the others are summed up in a line."""
-        held = sorted((stack for stack in self.report.stacks if stack.bytes > 0), key=lambda stack: -stack.bytes)
+        held = sorted((stack for stack in self.report.stacks if stack.held > 0), key=lambda stack: -stack.held)
         if not held:
             yield from _no_stacks(self.report, page)
             return
         yield Text(_STACKS[self.report.basis], style="bold")
-        count = self._worth_showing([stack.bytes for stack in held])
+        count = self._worth_showing([stack.held for stack in held])
         for stack, header in zip(held[:count], _headers(self.report, held[:count], page), strict=True):
             yield Text()
             yield header
-            yield from _prose(page, page.clean(_details(stack)), first="      ")
+            yield from _prose(page, page.clean(_details(stack, page)), first="      ")
             yield from frame_lines(stack, page, self.max_frames, allocator_frames=self.allocator_frames)
         if held[count:]:
             yield Text()
-            rest = human_bytes(sum(stack.bytes for stack in held[count:]))
+            rest = human_bytes(sum(stack.held for stack in held[count:]))
             yield from _prose(page, f"... {plural(len(held) - count, 'more stack')} holding {rest}", style="dim")
 
     def _worth_showing(self, sizes: list[int]) -> int:
         """How many of the sizes, sorted downwards, to show: the first in any case."""
         least = self.min_share * sum(sizes)
         return sum(i == 0 or size >= least for i, size in enumerate(sizes[: self.top]))
-
-
-def cause_in_words(cause: str) -> str:
-    """A cause of the ledger; one without words of its own is shown as it is."""
-    return _CAUSES.get(cause, cause.replace("-", " "))
-
-
-def loss_in_words(name: str) -> str:
-    """What a counter of losses counts; a name without words of its own is shown as it is."""
-    return _LOSSES.get(name, name.replace("_", " "))
 
 
 def _heading(report: Report, page: Page) -> Iterator[Text]:
@@ -196,15 +159,6 @@ def _window(report: Report) -> str:
     return f"traced {seconds} from {report.started:%H:%M:%S}; {precision(report)}; ended: {report.ended}"
 
 
-def precision(report: Report) -> str:
-    """How far the figures of stacks can be trusted."""
-    if not report.sampling.exact:
-        return f"sampled (one in {human_bytes(report.sampling.interval)}: figures of stacks are estimates)"
-    if not report.probed:
-        return "no allocator probed"
-    return "exact but for the losses below" if any(report.losses.values()) else "exact (every allocation seen)"
-
-
 def _prose(page: Page, text: str, *, first: str = "", style: str = "") -> Iterator[Text]:
     for line in page.wrap(text, first):
         yield Text(line, style=style)
@@ -223,7 +177,7 @@ def _classes(report: Report, page: Page) -> Iterator[Text]:
             quiet.append(row.rss_end)
             continue
         rows.append(_growth_row(page.clean(row.name), row.rss_start, row.rss_end))
-        rows += [("  " + page.clean(cause), "", "", _plus(size)) for cause, size in causes]
+        rows += [("  " + page.clean(cause), "", "", plus(size)) for cause, size in causes]
         styles += ["", *("dim" for _ in causes)]
     columns = (
         Column("Growth by class", keep="start"),
@@ -237,18 +191,8 @@ def _classes(report: Report, page: Page) -> Iterator[Text]:
         yield from _prose(page, unchanged, style="dim")
 
 
-def all_classes(report: Report) -> list[ClassGrowth]:
-    """The classes, and any that only the ledger names: no row of it may go missing."""
-    sums: dict[str, int] = {}
-    for row in report.ledger:
-        sums[row.vma_class] = sums.get(row.vma_class, 0) + row.bytes
-    for known in report.classes:
-        sums.pop(known.name, None)
-    return [*report.classes, *(ClassGrowth(name, 0, size, 0) for name, size in sums.items())]
-
-
 def _growth_row(name: str, start: int, end: int) -> tuple[str, str, str, str]:
-    return name, human_bytes(start), human_bytes(end), _plus(end - start)
+    return name, human_bytes(start), human_bytes(end), plus(end - start)
 
 
 def _causes_of(name: str, growth: int, ledger: Iterable[LedgerRow]) -> list[tuple[str, int]]:
@@ -258,7 +202,7 @@ def _causes_of(name: str, growth: int, ledger: Iterable[LedgerRow]) -> list[tupl
         if row.vma_class == name:
             sums[row.cause] = sums.get(row.cause, 0) + row.bytes
     causes = [(cause_in_words(cause), size) for cause, size in sums.items() if size]
-    causes.sort(key=lambda item: (item[0] == _CAUSES["unexplained"], -abs(item[1])))
+    causes.sort(key=lambda item: (item[0] == cause_in_words("unexplained"), -abs(item[1])))
     missing = growth - sum(sums.values())
     # The books of a class must close on paper too: what the ledger does not hold is shown, not hidden.
     return [*causes, ("not in the ledger", missing)] if missing else causes
@@ -277,7 +221,7 @@ def _vma_lines(vmas: list[VmaGrowth], page: Page) -> list[str]:
             f"{row.vma.start:x}-{row.vma.end:x}",
             page.clean(row.vma_class),
             human_bytes(row.rss),
-            _plus(row.growth),
+            plus(row.growth),
             page.clean(row.vma.path.decode("utf-8", "surrogateescape")),
         ]
         for row in vmas
@@ -295,7 +239,7 @@ def _headers(report: Report, stacks: list[StackGrowth], page: Page) -> Iterator[
     rows = [
         (
             f"#{rank}",
-            human_bytes(stack.bytes),
+            _with_error(stack, page),
             f"{share} of {basis}",
             human_rate(stack.rate),
             "" if stack.trend == "unknown" else stack.trend.replace("-", " "),
@@ -310,22 +254,13 @@ def _headers(report: Report, stacks: list[StackGrowth], page: Page) -> Iterator[
         yield header
 
 
-def growth_by_stack(report: Report) -> dict[str, int]:
-    """What of the growth of RSS the ledger books to each stack, in bytes."""
-    sums: dict[str, int] = {}
-    for row in report.ledger:
-        if row.stack is not None:
-            sums[row.stack] = sums.get(row.stack, 0) + row.bytes
-    return sums
-
-
-def share_basis(report: Report, of_growth: Mapping[str, int]) -> Literal["growth", "live bytes"]:
-    """What a stack's share is a share of: RSS growth by the ledger, or, where that misleads, all live bytes.
-
-    It misleads where RSS did not grow or grew by less than one stack holds: live blocks may lie in memory that was
-    resident before, or may never have been touched.
-    """
-    return "growth" if 0 < max(of_growth.values(), default=0) <= report.growth else "live bytes"
+def _with_error(stack: StackGrowth, page: Page) -> str:
+    """The bytes, and half of their 95 % interval where there is room for it."""
+    size = human_bytes(stack.held)
+    if not stack.bytes_error or page.width < _ROOM_FOR_CLASS:
+        return size
+    sign = "+-" if page.ascii_only else "\N{PLUS-MINUS SIGN}"
+    return f"{size} {sign} {human_bytes(stack.bytes_error)}"
 
 
 def _shares(report: Report, stacks: list[StackGrowth]) -> tuple[str, list[str]]:
@@ -333,14 +268,16 @@ def _shares(report: Report, stacks: list[StackGrowth]) -> tuple[str, list[str]]:
     of_growth = growth_by_stack(report)
     if share_basis(report, of_growth) == "growth":
         return "growth", [percent(of_growth.get(stack.id, 0), report.growth) for stack in stacks]
-    held = sum(stack.bytes for stack in report.stacks)
-    return "live bytes", [percent(stack.bytes, held) for stack in stacks]
+    held = sum(stack.held for stack in report.stacks)
+    return "live bytes", [percent(stack.held, held) for stack in stacks]
 
 
-def _details(stack: StackGrowth) -> str:
+def _details(stack: StackGrowth, page: Page) -> str:
     what, unit, undone = KINDS[stack.kind]
     parts = [f"{what} in {stack.vma_class}: {plural(stack.count, unit)}"]
-    if stack.bytes_error:
+    if stack.unverified_bytes:
+        parts.append(f"{human_bytes(stack.unverified_bytes)} unverified: lived through a gap in tracing")
+    if stack.bytes_error and page.width < _ROOM_FOR_CLASS:
         parts.append(f"give or take {human_bytes(stack.bytes_error)}")
     if stack.oldest > 0:
         parts.append(f"oldest {human_seconds(stack.oldest)}")
@@ -356,28 +293,17 @@ def _no_stacks(report: Report, page: Page) -> Iterator[Text]:
         yield from _prose(page, page.clean(reason), first="  - ")
 
 
-def why_no_stacks(report: Report) -> tuple[str, ...]:
-    """What explains that no stack holds memory: the report's notes, or what follows from its counters."""
-    if report.notes:
-        return report.notes
-    if not report.probed:
-        return ("no allocator was probed, and no mapping or page fault was seen",)
-    if not report.overhead.probe_hits:
-        return ("none of the probed functions was called",)
-    return (f"{plural(report.overhead.probe_hits, 'probe hit')}, yet nothing that was allocated is still held",)
-
-
 def _footer(report: Report, page: Page) -> Iterator[Text]:
     """Do the books close, what was lost, what was probed, and what it cost."""
     yield from _entry(page, "ledger", balance(report))
     if report.changes:
-        yield from _entry(page, "changes", _changes(report))
+        yield from _entry(page, "changes", changes(report))
     losses = [f"{human_count(n)} {loss_in_words(name)}" for name, n in report.losses.items() if n]
     for loss in losses or ["nothing was lost"]:
         yield from _entry(page, "losses", loss, "yellow" if losses else "")
     yield from _entry(page, "probed", ", ".join(report.probed) or "no allocator")
     # Without stacks the notes stand where the stacks would be.
-    for note in report.notes if any(stack.bytes > 0 for stack in report.stacks) else ():
+    for note in report.notes if any(stack.held > 0 for stack in report.stacks) else ():
         yield from _entry(page, "note", note)
     yield from _entry(page, "memtrace", cost(report.overhead))
 
@@ -386,51 +312,8 @@ def _entry(page: Page, label: str, text: str, style: str = "") -> Iterator[Text]
     yield from _prose(page, page.clean(text), first=f"{label:<10}", style=style)
 
 
-def balance(report: Report) -> str:
-    """Whether the causes add up to the growth of RSS, and what of it is unexplained."""
-    total = sum(row.bytes for row in report.ledger)
-    share = f" ({percent(report.unexplained, report.growth)})" if report.unexplained and report.growth else ""
-    unexplained = f"unexplained {human_bytes(report.unexplained)}{share}"
-    if total == report.growth:
-        return f"sum of the causes {_plus(total)} = growth of RSS; {unexplained}"
-    return (
-        f"DOES NOT CLOSE: sum of the causes {_plus(total)}, growth of RSS {_plus(report.growth)}, "
-        f"difference {_plus(report.growth - total)}; {unexplained}"
-    )
-
-
-def _changes(report: Report) -> str:
-    """What the kernel told of RSS: a second account, by what it did."""
-    sums: dict[str, list[int]] = {}
-    for row in report.changes:
-        if row.member != "swap":
-            both = sums.setdefault(row.cause, [0, 0])
-            both[0] += row.grew
-            both[1] += row.shrank
-    parts = [
-        f"{_MOVES.get(cause, cause)} {' and '.join(_plus(size) for size in both if size)}"
-        for cause, both in sums.items()
-        if any(both)
-    ]
-    return ", ".join(parts[:_MOST_MOVES]) + (f", {len(parts) - _MOST_MOVES} more" if parts[_MOST_MOVES:] else "")
-
-
-def cost(overhead: Overhead) -> str:
-    """What memtrace took for itself, and from the target."""
-    target = "not measured" if overhead.target_share is None else f"{percent(overhead.target_share)} of its CPU time"
-    kernel = f", {human_bytes(overhead.map_memory)} of BPF maps" if overhead.map_memory else ""
-    return (
-        f"{human_seconds(overhead.self_cpu)} CPU, {human_bytes(overhead.self_rss)} RSS{kernel}; "
-        f"{plural(overhead.probe_hits, 'probe hit')}; cost to the target: {target}"
-    )
-
-
 def _table(lines: list[str], styles: Iterable[str] = ()) -> Iterator[Text]:
     """Aligned lines with their styles; the first is the heading."""
     row_styles = [*styles]
     for i, line in enumerate(lines):
         yield Text(line, style="bold" if i == 0 else row_styles[i - 1] if i <= len(row_styles) else "")
-
-
-def _plus(n: int) -> str:
-    return human_bytes(n, signed=True)

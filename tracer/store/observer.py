@@ -10,6 +10,7 @@ from typing import Any
 from tracer.model.look import Held, Look, StackKey
 from tracer.model.report import Frame, StackKind
 from tracer.model.vma import Snapshot, VmaUsage
+from tracer.store.codec import encode
 from tracer.store.rows import Row, cell, row_of, to_json, vma_values
 from tracer.store.writer import Changes
 
@@ -59,7 +60,13 @@ class Observer:
         return changes
 
     def _new_meta(self, look: Look) -> dict[str, Any]:
-        now: dict[str, Any] = {"probed": list(look.probed), "notes": list(look.notes), "losses": dict(look.losses)}
+        now: dict[str, Any] = {
+            "probed": list(look.probed),
+            "notes": list(look.notes),
+            "losses": dict(look.losses),
+            "sampling": encode(look.sampling),
+            "rss_source": look.rss_source,
+        }
         new = {name: value for name, value in now.items() if self._meta.get(name) != value}
         self._meta |= new
         return new

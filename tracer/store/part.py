@@ -15,7 +15,7 @@ from tracer.errors import UsageError
 from tracer.model.history import History, Point
 from tracer.model.look import Held
 from tracer.model.rates import Outlook
-from tracer.model.report import ClassGrowth, LedgerRow, Overhead, Report, Sampling, StackGrowth, Verdict, VmaGrowth
+from tracer.model.report import ClassGrowth, LedgerRow, Overhead, Report, StackGrowth, Verdict, VmaGrowth
 from tracer.model.selfcheck import BETWEEN_READS
 from tracer.model.verdict import Findings, judge
 from tracer.store.course import evenly, held_at
@@ -97,12 +97,12 @@ class _Part:
             ledger=ledger,
             probed=known.probed if known else origin.probed,
             rate=outlook.whole,
-            rss_source=known.rss_source if known else "rss-stat",
+            rss_source=known.rss_source if known else origin.rss_source,
             basis="looks",
             overhead=self._overhead(),
             losses=dict(origin.losses),
             notes=(*self._notes(classes), *(known.notes if known else origin.notes)),
-            sampling=known.sampling if known else Sampling(),
+            sampling=known.sampling if known else origin.sampling,
         )
 
     def _history(self) -> History:
@@ -233,5 +233,7 @@ class _Part:
         return max((seen.seconds for seen in self._recording.classes_at(look).values()), default=0.0)
 
     def _overhead(self) -> Overhead:
-        hits = self._last.counters.get("probe_hits", 0) - self._first.counters.get("probe_hits", 0)
+        hits = sum(
+            self._last.counters.get(name, 0) - self._first.counters.get(name, 0) for name in ("probe_hits", "free_hits")
+        )
         return Overhead(None, self._last.self_cpu - self._first.self_cpu, self._last.self_rss, max(0, hits))

@@ -24,7 +24,7 @@ from typing import Any
 from tracer import __version__
 from tracer.errors import UsageError
 from tracer.model.look import Look, Window
-from tracer.model.report import Report
+from tracer.model.report import Report, Sampling
 from tracer.store.codec import encode
 from tracer.store.guard import Guard
 from tracer.store.observer import Named, Observer
@@ -280,6 +280,8 @@ def first_look(window: Window) -> Look:
         losses={},
         probed=(),
         notes=(),
+        sampling=Sampling(),
+        rss_source="rss-stat",
         self_cpu=0.0,
         self_rss=0,
     )

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from tracer.errors import RecordingError
 from tracer.model.look import Held, StackKey
-from tracer.model.report import Frame, Report, StackKind
+from tracer.model.report import Frame, Report, RssSource, Sampling, StackKind
 from tracer.model.vma import RssCounters, Vma
 from tracer.store.codec import DecodeError, decode
 from tracer.store.database import open_database, reading
@@ -42,6 +42,8 @@ class Origin:
     probed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     losses: dict[str, int] = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)
+    rss_source: RssSource = "rss-stat"
     dropped: int = 0
     lean: float | None = None
 

@@ -19,7 +19,7 @@ Cell = int | float | str | bytes | None
 Row = tuple[Cell, ...]
 
 # Addresses and the like: all 64 bits are used. SQLite's integers are signed.
-_UNSIGNED = frozenset({"start", "end", "offset", "function_offset", "inode"})
+_UNSIGNED = frozenset({"start", "end", "offset", "function_offset", "address", "inode"})
 _U64 = 1 << 64
 _MAX_I64 = (1 << 63) - 1
 _MAX_FRAMES = 4096

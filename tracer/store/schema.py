@@ -8,9 +8,10 @@ no Unicode (the kernel's names may be any bytes) is stored as a blob: UTF-8 with
 While the session goes on, one transaction for each interval adds what has changed:
 
 ``meta``         name -> JSON. host, kernel, arch, page_size, memtrace (version), pid, options: from the start.
-                 command, started (ISO 8601): once the window has begun, again after an exec. probed, notes, losses: as
-                 of the latest look. dropped: looks that were left out as writing could not keep up. lean: seconds from
-                 which on stacks are missing, as the file had reached its limit. ended: what ended the session.
+                 command, started (ISO 8601): once the window has begun, again after an exec. probed, notes, losses,
+                 sampling, rss_source: as of the latest look. dropped: looks that were left out as writing could not
+                 keep up. lean: seconds from which on stacks are missing, as the file had reached its limit. ended: what
+                 ended the session.
 ``looks``        Looks at the process, in order: ``seconds`` since the window began, RSS by member, the sum of live
                  allocations, memtrace's own CPU seconds and RSS, ``counters`` as JSON (since the window began). Looks
                  are dropped at even distances when there are more than 1024; the latest is always there.
@@ -61,7 +62,7 @@ TABLES = {
     "vma_looks": "(look INTEGER, vma INTEGER, end INTEGER, rss INTEGER, PRIMARY KEY (look, vma)) WITHOUT ROWID",
     "stacks": "(id INTEGER PRIMARY KEY, stack TEXT, kind TEXT, complete INTEGER, frames TEXT)",
     "frames": "(id INTEGER PRIMARY KEY, function TEXT, module TEXT, offset INTEGER, function_offset INTEGER,"
-    " build_id TEXT, file TEXT, line INTEGER, inlined INTEGER, language TEXT, more TEXT)",
+    " build_id TEXT, file TEXT, line INTEGER, inlined INTEGER, language TEXT, address INTEGER, more TEXT)",
     "vmas": "(id INTEGER PRIMARY KEY, start INTEGER, perms TEXT, offset INTEGER, device TEXT, inode INTEGER,"
     " path BLOB, class TEXT)",
     "report": "(name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
@@ -72,7 +73,7 @@ TABLES = {
     "report_stacks": "(rank INTEGER PRIMARY KEY, id TEXT, kind TEXT, bytes INTEGER, count INTEGER,"
     " allocated_bytes INTEGER, freed_bytes INTEGER, allocated_count INTEGER, freed_count INTEGER, rate REAL,"
     " oldest REAL, vma_class TEXT, complete INTEGER, frames TEXT, trend TEXT, bytes_error INTEGER, survival REAL,"
-    " more TEXT)",
+    " unverified_bytes INTEGER, more TEXT)",
     "report_ledger": "(rank INTEGER PRIMARY KEY, vma_class TEXT, cause TEXT, stack TEXT, bytes INTEGER, more TEXT)",
 }
 # What depends on a look.

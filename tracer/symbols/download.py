@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from tracer.symbols.debugstore import Writer
+from tracer.web import web_opener
 
 NOT_FOUND, SLOW = "not found", "too slow"
 
@@ -63,7 +64,7 @@ class Transfer:
 
     def _get(self, writer: Writer) -> None:
         request = urllib.request.Request(self._url, headers={"User-Agent": "memtrace", "Accept-Encoding": "identity"})
-        with _opener().open(request, timeout=self._timeout) as response:
+        with web_opener(redirects=True).open(request, timeout=self._timeout) as response:
             expected = response.headers.get("Content-Length", "")
             if expected.isdecimal() and int(expected[:20]) > self._max_file:
                 raise _RefusedError("larger than allowed")
@@ -93,19 +94,3 @@ def _chunks(response: IO[bytes]) -> Iterator[bytes]:
     read = getattr(response, "read1", response.read)
     while chunk := read(_CHUNK):
         yield chunk
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """What urllib opens URLs with, less its handlers of file:, ftp: and data:, to which a server could redirect."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener

@@ -211,13 +211,16 @@ class Resolver:
         if place is None:
             # No ELF file: .NET, for one, maps its generated code from a memfd.
             generated = self._generated(address)
-            return (generated if generated.function else Frame(function=None, module=module.text, offset=offset),)
+            if generated.function:
+                return (generated,)
+            return (Frame(function=None, module=module.text, offset=offset, address=address),)
         frame = Frame(
             function=demangle(place.function[0]) if place.function else None,
             module=module.text,
             offset=place.vaddr,
             function_offset=place.function[1] if place.function else 0,
             build_id=place.build_id,
+            address=address,
         )
         return _with_lines(frame, module.locations(place.vaddr)) if thorough else (frame,)
 
@@ -225,8 +228,14 @@ class Resolver:
         """Code that a JIT compiler generated, where it left a perf map; else an address that nothing is known of."""
         found = self._perf_map.lookup(address)
         if found is None:
-            return Frame(function=None, module=None, offset=address)
-        return Frame(function=demangle(found[0]), module=self._perf_map.text, offset=address, function_offset=found[1])
+            return Frame(function=None, module=None, offset=address, address=address)
+        return Frame(
+            function=demangle(found[0]),
+            module=self._perf_map.text,
+            offset=address,
+            function_offset=found[1],
+            address=address,
+        )
 
     def _find(self, address: int) -> _Mapping | None:
         index = bisect_right(self._starts, address) - 1

@@ -13,7 +13,7 @@ from tracer.model.report import Frame, Report, StackGrowth
 from tracer.model.timeline import Timeline
 from tracer.report.frames import culprit, frame_name, without_allocator
 from tracer.report.safe import printable
-from tracer.report.text import KINDS, cause_in_words, growth_by_stack, share_basis
+from tracer.report.words import KINDS, cause_in_words, growth_by_stack, share_basis
 
 # A box of its own at the root: nobody should take the outermost frame that was read for the start of the thread.
 _ENDS_EARLY = Frame("(stack ends early)", None, 0)

@@ -10,7 +10,7 @@ from tracer.model.report import ClassGrowth, Report, StackGrowth, VerdictKind
 from tracer.model.vma import RssCounters
 from tracer.report.frames import label
 from tracer.report.html.markup import Markup, join, tag
-from tracer.report.text import (
+from tracer.report.words import (
     NO_STACKS,
     all_classes,
     balance,

@@ -1,4 +1,4 @@
-"""Kinds of arguments that several commands take."""
+"""Kinds of values on the command line that several commands take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Pid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic f
     name = "pid"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number; fails with a usage error."""
+        """The id as a number; anything else is a usage error."""
         text = str(value)
         # PID_MAX_LIMIT is 2^22 (include/linux/threads.h); any longer number is a slip of the hand.
         if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) <= 1 << 22:
@@ -26,8 +26,23 @@ class Seconds(click.FloatRange):
     """A time that ends: neither nan nor inf."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number of seconds; fails with a usage error."""
+        """The seconds; anything else is a usage error."""
         seconds = float(super().convert(value, param, ctx))
         if not math.isfinite(seconds):
             self.fail(f"{value} is no number of seconds", param, ctx)
         return seconds
+
+
+class Share(click.FloatRange):
+    """A percentage as a share, or ``none`` for no limit."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The share, None for no limit; anything else is a usage error."""
+        if str(value).lower() in ("none", "off"):
+            return None
+        percentage: Any = super().convert(str(value).removesuffix("%"), param, ctx)  # type: ignore[arg-type]
+        if not math.isfinite(percentage):
+            self.fail(f"{value} is no percentage", param, ctx)
+        return percentage / 100

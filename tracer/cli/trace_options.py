@@ -1,35 +1,12 @@
-"""The options of commands that trace: how long, how often, and with what."""
+"""The options that say how a process is traced: the same for every command that does."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import click
 
 from tracer.cli.option_groups import option_group
-from tracer.cli.parameters import Seconds
-
-if TYPE_CHECKING:
-    from tracer.model.report import RssSource
-    from tracer.options import Options
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TracingOptions:
-    """What the user typed."""
-
-    duration: float | None
-    interval: float
-    rss_source: RssSource
-    max_live: int
-
-    def session(self) -> Options:
-        """What the session needs to know of it."""
-        from tracer.options import Options
-
-        return Options(self.duration, self.interval, self.rss_source)
-
+from tracer.cli.params import Seconds, Share
+from tracer.options import Options
 
 _OPTIONS = (
     click.option("-d", "--duration", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="Stop after SECONDS."),
@@ -41,6 +18,23 @@ _OPTIONS = (
         show_default=True,
         metavar="SECONDS",
         help="Distance of looks, and of the lines when not on a terminal.",
+    ),
+    click.option(
+        "--sample-bytes",
+        type=click.IntRange(min=1, max=1 << 30),
+        default=16 << 10,
+        show_default=True,
+        metavar="N",
+        help="Mean distance of samples, in allocated bytes; blocks of that size or larger are all seen. 1: all are.",
+    ),
+    click.option(
+        "--max-overhead",
+        type=Share(min=0, min_open=True, max=100),
+        default="5",
+        show_default=True,
+        metavar="PCT",
+        help="Share of the process's CPU time that tracing may cost, in percent; above it, less is traced. "
+        "none: no limit.",
     ),
     click.option(
         "--rss-source",
@@ -57,7 +51,8 @@ _OPTIONS = (
         metavar="N",
         help="Live blocks that can be told apart; each takes about 100 bytes of kernel memory when used.",
     ),
+    click.option("--children", is_flag=True, help="Trace each child process made meanwhile, too; its report follows."),
 )
 
-# For commands that trace: they receive these options as ``tracing_options``.
-tracing_options = option_group("tracing_options", TracingOptions, _OPTIONS)
+# For commands that trace: they receive these options as ``options``.
+trace_options = option_group("options", Options, _OPTIONS)
