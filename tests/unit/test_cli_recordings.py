@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tracer.cli import main as main_module
 from tracer.cli import tracing as tracing_module
 from tracer.cli.threshold import GrowthRate
 from tracer.errors import KernelError
+from tracer.model.report import Report
 from tracer.report.json import write_json
 from tracer.report.text import TextReport
 from tracer.store.recording import Recording
@@ -167,6 +168,44 @@ def test_a_report_in_a_file(run: Run, recorded: Path, tmp_path: Path) -> None:
     assert (tmp_path / "r.txt").read_text() == shown()
     assert run("report", recorded, "-o", tmp_path / "r.txt").code == 2
     assert run("report", recorded, "-o", tmp_path / "b.memtrace").code == 2
+
+
+@pytest.mark.parametrize("form", ["folded", "folded:alloc_space", "csv", "csv:ledger", "json", "html"])
+def test_every_form_is_made_of_a_recording(run: Run, recorded: Path, form: str) -> None:
+    result = run("report", recorded, "--format", form)
+    assert (result.code, result.err) == (0, "") and result.out and result.out != shown()
+    part = run("report", recorded, "--format", form, "--from", "10")
+    assert part.code == 0 and part.out and part.out != result.out
+
+
+def test_several_forms_beside_a_recording(run: Run, tracing: dict[str, Any]) -> None:
+    names = ["a.memtrace", "a.pb.gz", "a.folded", "a.stacks.csv"]
+    outputs = [word for name in names for word in ("-o", name)]
+    assert run("1234", *outputs, "-o", "-", "--json").out.startswith('{"schema"')
+    assert sorted(os.listdir(".")) == sorted(names)
+    again = [word for name in names[1:] for word in ("-o", f"b{name}")]
+    assert run("report", "a.memtrace", *again).code == 0
+    for name in names[1:]:
+        assert Path(name).read_bytes() == Path(f"b{name}").read_bytes(), name
+
+
+def test_what_children_add_to_the_report_is_recorded(
+    run: Run, tracing: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = "3 child processes made in the window: not traced"
+    monkeypatch.setattr(tracing_module, "trace", noting(tracing_module.trace, note))
+    out = run("1234", "--children", "-o", "a.memtrace").out
+    assert "3 had ended before they were found" in " ".join(out.split()) and note not in out
+    assert run("report", "a.memtrace").out == out
+
+
+def noting(trace: Callable[..., Report], note: str) -> Callable[..., Report]:
+    """``trace``, which notes something besides."""
+
+    def noted(*arguments: Any, **named: Any) -> Report:
+        return replace(trace(*arguments, **named), notes=(note,))
+
+    return noted
 
 
 def test_part_of_it(run: Run, recorded: Path) -> None:

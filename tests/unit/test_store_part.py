@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from tests.unit.recordings import CACHE, FRAMES, LEAK, LOG, finished, leaking, write_recording
 from tests.unit.reports import KIB, MIB, STARTED, sample_report
 from tracer.errors import RecordingError, UsageError
-from tracer.model.report import Report
+from tracer.model.report import Report, Sampling
 from tracer.model.selfcheck import discrepancy
 from tracer.report.json import to_json
 from tracer.report.text import TextReport
@@ -47,6 +48,15 @@ def test_without_an_end_the_looks_name_the_leak(tmp_path: Path) -> None:
     assert report.rate is not None and report.rate.mean == pytest.approx(32 * MIB / 30)
     assert any("worked out only at the end" in note for note in report.notes)
     assert report.overhead.self_cpu == pytest.approx(0.3) and report.overhead.probe_hits == 3000
+
+
+def test_it_says_how_it_was_traced(tmp_path: Path) -> None:
+    looks = [replace(each, sampling=Sampling(32 * KIB, False), rss_source="faults") for each in leaking(10)]
+    report = part(write_recording(tmp_path / "a.memtrace", looks))
+    assert (report.sampling, report.rss_source) == (Sampling(32 * KIB, False), "faults")
+    out = io.StringIO()
+    TextReport.from_report(report).render(out)
+    assert "sampled every 32.0 KiB" in out.getvalue()
 
 
 def test_its_books_close(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,14 @@ finally:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_any_user_reads_what_is_theirs(good: Path, tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory.stat().st_uid == 0 and str(directory) not in ("/", "/tmp"):
-            os.chmod(directory, 0o755)
+def test_any_user_reads_what_is_theirs() -> None:
+    # Not in tmp_path: its parents are closed to other users, and another test run may close them again.
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        check_that_only_the_owner_reads(finished(Path(name) / "good.memtrace", 10))
+
+
+def check_that_only_the_owner_reads(good: Path) -> None:
     command = [sys.executable, "-m", "tracer", "report", str(good)]
 
     def run() -> subprocess.CompletedProcess[str]:

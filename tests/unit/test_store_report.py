@@ -19,8 +19,11 @@ from tracer.model.rates import Rate
 from tracer.model.report import (
     ClassGrowth,
     Frame,
+    HeapInside,
+    HeapState,
     LedgerRow,
     Overhead,
+    OverheadStep,
     Report,
     RssMove,
     Sampling,
@@ -29,8 +32,7 @@ from tracer.model.report import (
     VmaGrowth,
 )
 from tracer.model.vma import RssCounters, Vma
-from tracer.report.html import write_html
-from tracer.report.json import write_json
+from tracer.report.formats import FORMATS, Choice
 from tracer.report.text import TextReport
 from tracer.store.codec import DecodeError, decode, encode
 from tracer.store.course import timeline_of
@@ -53,6 +55,7 @@ FRAMES = st.builds(
     line=st.none() | st.integers(0, 1 << 31),
     inlined=st.booleans(),
     language=st.sampled_from(["native", "python"]),
+    address=U64,
 )
 STACKS = st.builds(
     StackGrowth,
@@ -72,6 +75,7 @@ STACKS = st.builds(
     trend=st.sampled_from(["growing", "levelled-off", "steady", "unknown"]),
     bytes_error=SIZES,
     survival=st.none() | st.floats(0, 1),
+    unverified_bytes=SIZES,
 )
 VMAS = st.builds(
     lambda start, size, **rest: Vma(start, min(start + size, (1 << 64) - 1), **rest),
@@ -87,8 +91,27 @@ COUNTERS = st.builds(RssCounters, anon=SIZES, file=SIZES, shmem=SIZES, swap=SIZE
 ZONES = st.integers(-23, 23).map(lambda hours: timezone(timedelta(hours=hours)))
 
 
+SHARES = st.none() | st.floats(0, 1)
+
+
 def lists_of(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.lists(strategy, max_size=4).map(tuple)
+
+
+STATES = st.none() | st.builds(HeapState, SIZES, SIZES, SIZES, SIZES, SIZES, st.integers(0, 1 << 20))
+HEAPS = st.builds(HeapInside, TEXTS, STATES, STATES, st.none() | TEXTS, st.none() | TEXTS, lists_of(TEXTS))
+OVERHEADS = st.builds(
+    Overhead,
+    target_share=SHARES,
+    self_cpu=TIMES,
+    self_rss=SIZES,
+    probe_hits=SIZES,
+    map_memory=SIZES,
+    limit=SHARES,
+    steps=lists_of(st.builds(OverheadStep, TIMES, TEXTS, st.floats(0, 1))),
+    probed_share=st.floats(0, 1),
+    cpu_share=SHARES,
+)
 
 
 REPORTS = st.builds(
@@ -111,7 +134,9 @@ REPORTS = st.builds(
     rss_source=st.sampled_from(["rss-stat", "faults", "none"]),
     changes=lists_of(st.builds(RssMove, TEXTS, st.just("anon"), SIZES, SIZES)),
     changes_complete=st.booleans(),
-    overhead=st.builds(Overhead, st.none() | st.floats(0, 1), TIMES, SIZES, SIZES, SIZES),
+    basis=st.sampled_from(["session", "looks"]),
+    heap=st.none() | HEAPS,
+    overhead=OVERHEADS,
     losses=st.dictionaries(TEXTS, st.integers(0, 1 << 62), max_size=3),
     notes=lists_of(TEXTS),
 )
@@ -144,12 +169,17 @@ def hostile_report() -> Report:
 
 @pytest.mark.parametrize("report", [sample_report(), hostile_report()], ids=["sample", "hostile"])
 def test_every_form_of_it_is_the_same(report: Report, tmp_path: Path) -> None:
-    def forms(shown: Report) -> list[str]:
-        text, document, page = io.StringIO(), io.StringIO(), io.StringIO()
+    def forms(shown: Report) -> list[str | bytes]:
+        text = io.StringIO()
         TextReport.from_report(shown, allocator_frames=True).render(text)
-        write_json(shown, document)
-        write_html(shown, page)
-        return [text.getvalue(), document.getvalue(), page.getvalue()]
+        made: list[str | bytes] = [text.getvalue()]
+        for each in FORMATS.values():
+            for part in (None, *each.parts) if each.writer else ():
+                out: Any = io.BytesIO() if each.binary else io.StringIO()
+                Choice(each, part).write(shown, out)
+                made.append(out.getvalue())
+        assert all(made) and len(made) > len(FORMATS)
+        return made
 
     assert forms(read_back(report, tmp_path)) == forms(report)
 

@@ -341,7 +341,7 @@ db = sqlite3.connect(sys.argv[1], isolation_level=None)
 db.execute("PRAGMA cache_size = 1")  # pages are written before the transaction ends
 db.execute("BEGIN IMMEDIATE")
 for i in range(3000):
-    db.execute("INSERT INTO frames VALUES (?, ?, '', 0, 0, '', '', 0, 0, '', NULL)", (i + 100, "x" * 200))
+    db.execute("INSERT INTO frames VALUES (?, ?, '', 0, 0, '', '', 0, 0, '', 0, NULL)", (i + 100, "x" * 200))
 db.execute("DELETE FROM looks")
 os.kill(os.getpid(), 9)
 """,
