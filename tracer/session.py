@@ -147,8 +147,6 @@ class Session:
                 "VMAs and page faults are traced instead"
             )
         self._say(f"tracing process {self._target.pid} ({self._command}): {self._describe_probes()}")
-        now, most = self._program.map_memory, self._program.map_memory_limit
-        self._say(f"kernel memory of the BPF maps: {human_bytes(now)}, at most {human_bytes(most)} (--max-live)")
 
     def _brk_heap(self) -> tuple[int, int]:
         """Start and end of the brk heap; where the process has none yet, both are where it would begin."""
@@ -186,7 +184,8 @@ class Session:
 
     def _describe_probes(self) -> str:
         allocators = ", ".join(self._attachment.probed) or "no allocator found, VMAs and page faults only"
-        return f"{allocators}; Ctrl-C ends it with the report"
+        now, most = human_bytes(self._program.map_memory), human_bytes(self._program.map_memory_limit)
+        return f"{allocators}; {now} of kernel memory, at most {most}; Ctrl-C ends it with the report"
 
     def _classes_of(self, snapshot: Snapshot) -> dict[int, str]:
         rows = [(usage.vma, usage.flags) for usage in snapshot.usages]
