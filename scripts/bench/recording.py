@@ -162,7 +162,7 @@ def main() -> None:
             ("report", ("report", str(hour))),
             ("report --json", ("report", str(hour), "--json")),
             ("report of its last tenth", ("report", str(hour), "--from", "90%")),
-            ("report --html", ("report", str(hour), "--html", f"{directory}/page.html")),
+            ("report -o page.html", ("report", str(hour), "-o", f"{directory}/page.html")),
             ("diff of its halves", ("diff", str(hour))),
         ):
             print(f"| memtrace {name} | {timed(*arguments):.2f} s | | |")
