@@ -5,6 +5,8 @@ from __future__ import annotations
 EXIT_OK = 0
 EXIT_CANNOT_TRACE = 1
 EXIT_USAGE = 2
+# Growth above a limit that the user set: for CI.
+EXIT_ABOVE_LIMIT = 3
 
 
 class MemtraceError(Exception):
@@ -38,3 +40,7 @@ class UsageError(MemtraceError):
     """The command line asks for something that cannot be."""
 
     exit_code = EXIT_USAGE
+
+
+class RecordingError(MemtraceError):
+    """A file is no recording, or one that is damaged or of a later version."""

@@ -25,7 +25,9 @@ from tracer.interim import Findings, interim_report
 from tracer.model.classes import dominant_classes
 from tracer.model.events import Attached, Mapped, VmaEvent
 from tracer.model.history import History, Point
+from tracer.model.ledger import ALLOCATOR_CLASSES
 from tracer.model.live import LiveState
+from tracer.model.look import Look, Recorder, Window, mapped_stacks
 from tracer.model.report import Overhead, OverheadStep, Report, Sampling
 from tracer.model.resident import ResidentPages
 from tracer.model.survival import KnownBlocks, probed_share, sort_out
@@ -69,7 +71,8 @@ class Session:
     """Traces one process with a program compiled for it, which it closes.
 
     ``say`` receives lines for the user while it runs; ``stop_requested`` ends it, saying what did. ``traps`` tells what
-    a trap costs here; ``on_tick`` is called at each interval and at the end, ``on_forks`` where children were made.
+    a trap costs here; ``on_tick`` is called at each interval and at the end, ``on_forks`` where children were made;
+    ``recorder`` is told when the window begins, and what each interval brought.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Session:
         traps: Callable[[], TrapCosts] = TrapCosts,
         on_tick: OnTick | None = None,
         on_forks: Callable[[], None] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._target = target
         self._options = options
@@ -93,6 +97,7 @@ class Session:
         self._on_tick = on_tick
         self._on_forks = on_forks
         self._forks = 0
+        self._recorder = recorder
         self._heap = HeapWatch(target.pid)
         self._attachment = Attachment(program, holder, target.pid, sizes, say, options.rss_source)
         budget = Budget(options.max_overhead, options.sample_bytes)
@@ -168,6 +173,7 @@ class Session:
         self._history.add(Point(0.0, self._start.counters.rss, {}))
         self._history.sample(0.0, self._start.counters.rss)
         self._drained_at = self._events_lost = 0
+        self._begin_recording()
 
     def _announce_cost(self, plan: SnapshotPlan) -> None:
         if plan.source == "smaps" and plan.smaps_seconds > _MAX_SNAPSHOT_SECONDS:
@@ -315,6 +321,7 @@ class Session:
         view.update(state)
         if self._on_tick is not None:
             self._on_tick(state, self._interim, False)
+        self._record(counters, self._elapsed())
         self._attachment.want_tables(self._stacks.ends_without_table())
 
     def _look_in_between(self) -> None:
@@ -324,9 +331,48 @@ class Session:
         if max(plan.seconds, self._look_cost) <= _SNAPSHOT_SHARE * elapsed_ns / 1e9:
             began = time.monotonic()
             self._latest = take_snapshot(self._target.pid, plan=plan)
-            if self._on_tick is not None:
+            if self._on_tick is not None or self._recorder is not None:
                 self._latest_classes = self._classes_of(self._latest)
                 self._look_cost = time.monotonic() - began
+
+    def _begin_recording(self) -> None:
+        self._recorded: Snapshot | None = None
+        if self._recorder is not None:
+            book = self._stacks
+            window = Window(
+                command=self._command,
+                started=self._started,
+                snapshot=self._start,
+                classes=self._start_classes,
+                frames_of=lambda stack: (book.quick_frames(stack), book.raw(stack).complete),
+            )
+            self._recorder.begin(window)
+
+    def _record(self, counters: dict[str, int], seconds: float) -> None:
+        """Hand what is known now to the recorder; stacks of mappings only with a new look at the VMAs, as they cost."""
+        if self._recorder is None:
+            return
+        is_new, self._recorded = self._latest is not self._recorded, self._latest
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        self._recorder.look(
+            Look(
+                seconds=seconds,
+                rss=self._rss,
+                allocations=self._totals,
+                mapped=mapped_stacks(self._tracker, self._start_classes, ALLOCATOR_CLASSES) if is_new else None,
+                snapshot=self._latest,
+                snapshot_age=seconds - (self._latest.time_ns - self._started_ns) / 1e9,
+                classes=self._latest_classes,
+                counters=counters,
+                losses=self._losses(counters),
+                probed=tuple(self._attachment.probed),
+                notes=tuple(self._attachment.notes),
+                sampling=self._sampling(),
+                rss_source=self._attachment.rss_source,
+                self_cpu=usage.ru_utime + usage.ru_stime,
+                self_rss=read_statm_rss(os.getpid()),
+            )
+        )
 
     def _live_state(self, counters: dict[str, int]) -> LiveState:
         return LiveState(
@@ -389,12 +435,14 @@ class Session:
         self._tracker.add_rss(consumer.unsummed_rss(self._program, self._epoch))
         counters = self._counters()
         self._totals = totals = consumer.read_totals(self._program, self._epoch)
-        self._rss = end.counters
+        classes = self._classes_of(end)
+        self._rss, self._latest, self._latest_classes = end.counters, end, classes
         if self._on_tick is not None:
             self._on_tick(self._live_state(counters), self._interim, True)
         seconds = (end.time_ns - self._started_ns) / 1e9
         live = {stack: total.live_bytes for stack, total in totals.items()}
         self._history.add(Point(seconds, end.counters.rss, live))
+        self._record(counters, seconds)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         blocks = self._known_blocks(end.time_ns)
         evidence = Evidence(
@@ -406,7 +454,7 @@ class Session:
             start=self._start,
             end=end,
             start_classes=self._start_classes,
-            classes=self._classes_of(end),
+            classes=classes,
             tracker=self._tracker,
             history=self._history,
             totals=totals,

@@ -38,6 +38,7 @@ mix                 sizes of all kinds, whose live bytes are known (commands `g`
 touch               page faults and nothing else (command `c`)
 fault_runs          callers that take turns in touching pages are told apart
 leaky-server        the demonstration: a server with a leak, a cache, churn and a mapped log
+fixed-server        the same, rebuilt without the leak: what `memtrace diff` is to find
 grow                a Python program that grows (a script: see command())
 
 Each plain C leak_* also comes as NAME_musl, NAME_musl_static, NAME_static (glibc) and NAME_stripped (static, without
@@ -131,6 +132,7 @@ def _all_targets() -> Iterator[Target]:
     yield Target("handover", "handover.c")
     yield Target("mix", "mix.c")
     yield Target("leaky-server", "leaky_server.c")
+    yield Target("fixed-server", "leaky_server.c", flags=("-DEXPIRE_SESSIONS",))
 
 
 TARGETS: dict[str, Target] = {target.name: target for target in _all_targets()}

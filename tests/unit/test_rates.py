@@ -103,3 +103,12 @@ def test_a_short_window_says_nothing() -> None:
 def test_the_least_rate_that_counts() -> None:
     assert outlook(looks(lambda t: t * MIN_RATE * 1.01)).trend == "growing"
     assert outlook(looks(lambda t: t * MIN_RATE * 0.99)).trend == "levelled-off"
+
+
+def test_few_looks_at_uneven_distances_make_no_error() -> None:
+    """Looks come some milliseconds late: what grows evenly has an even rate all the same."""
+    samples = [(second + 0.003 * second, 1e6 * (second + 0.003 * second)) for second in range(7)]
+    samples[3] = (3.4, 3.4e6)
+    rate = rate_of(samples)
+    assert rate is not None
+    assert rate.mean == pytest.approx(1e6) and rate.error == pytest.approx(0, abs=1)

@@ -13,6 +13,7 @@ from tests.targets.build import TARGETS, MissingCompiler, build, command
 
 # Programs that are never quiet: they have no phases, or their truth depends on time.
 BUSY = {*("heap_churn", "heartbeat", "hot", "hot_leak", "mix", "touch", "leaky-server", "zoo", "random_vm", "handover")}
+BUSY |= {"fixed-server"}
 # The new image of execer answers the first `g` with a ready line.
 PHASED = sorted({*TARGETS, "grow"} - BUSY - {"execer"})
 ALLOCATORS = ("libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so.2")
@@ -195,6 +196,15 @@ def test_leaky_server_leaks_sessions_only(start: Start) -> None:
     _check_consistent(truth)
     assert truth["stacks"]["session_create"]["freed_count"] > 0
     assert truth["stacks"]["render_response"]["count"] == 0
+    assert target.quit() == 0
+
+
+def test_fixed_server_keeps_the_latest_sessions_only(start: Start) -> None:
+    target = start("fixed-server", "--json")
+    wait_for(lambda: target.go()["stacks"]["session_create"]["allocated_count"] > 300, "sessions")
+    truth = target.go()
+    _check_consistent(truth)
+    assert truth["stacks"]["session_create"]["count"] <= 65
     assert target.quit() == 0
 
 

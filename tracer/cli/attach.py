@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -33,9 +34,25 @@ def attach(pid: int, options: Options, report_options: ReportOptions, outlet_opt
 
     Exit status: 0 a report was made, 1 the process could not be traced, 2 usage.
     """
+    run(pid, options, report_options, outlet_options)
+
+
+def run(
+    pid: int,
+    options: Options,
+    report_options: ReportOptions,
+    outlet_options: OutletOptions,
+    recording: Path | None = None,
+) -> None:
+    """Trace a process and write its report; where that is to go is checked first.
+
+    ``recording`` is recorded to, unless the options name a file for that. Raises MemtraceError.
+    """
     # Heavy modules are imported once it is clear that they are needed: --help must not wait for them.
+    from tracer.cli.recording import course_of, open_recorder
     from tracer.cli.stopping import StopSignals
-    from tracer.cli.tracing import say, trace
+    from tracer.cli.streams import say
+    from tracer.cli.tracing import trace
     from tracer.push.endpoint import hidden
     from tracer.target import check_privileges, check_target
 
@@ -44,14 +61,18 @@ def attach(pid: int, options: Options, report_options: ReportOptions, outlet_opt
     destinations = outlet_options.destinations(target)
     with ExitStack() as stack:
         outputs = stack.enter_context(Outputs(report_options, say))
+        recorder = open_recorder(target, options, report_options, recording)
+        if recorder is not None:
+            stack.callback(recorder.close)
         children = stack.enter_context(_child_tracers(pid, options, report_options)) if options.children else None
         signals = stack.enter_context(StopSignals())
-        report = trace(target, options, signals, destinations, children)
-        if children is None:
-            outputs.write(report)
-            return
-        texts = children.reports()
-        outputs.write(replace(report, notes=tuple(_with_children(report.notes, children))))
+        report = trace(target, options, signals, destinations, children, recorder)
+        texts = children.reports() if children is not None else []
+        if children is not None:
+            report = replace(report, notes=tuple(_with_children(report.notes, children)))
+        if recorder is not None:
+            recorder.finish(report)
+        outputs.write(report, lambda: course_of(recorder, report))
         for text in texts:
             click.echo(text if report_options.as_json else f"\n{text}", nl=False)
 
@@ -59,7 +80,7 @@ def attach(pid: int, options: Options, report_options: ReportOptions, outlet_opt
 def _child_tracers(pid: int, options: Options, report_options: ReportOptions) -> ChildTracers:
     """The same options for each child, as far as they are about tracing and about the form of the report."""
     from tracer.children import ChildTracers
-    from tracer.cli.tracing import say
+    from tracer.cli.streams import say
 
     limit = "none" if options.max_overhead is None else str(options.max_overhead * 100)
     passed = [f"--interval={options.interval}", f"--sample-bytes={options.sample_bytes}", f"--max-overhead={limit}"]

@@ -11,9 +11,12 @@ import click
 
 from tracer import __version__
 from tracer.cli.attach import attach
+from tracer.cli.diff import diff
 from tracer.cli.doctor import doctor
 from tracer.cli.maps import maps
 from tracer.cli.ps import ps
+from tracer.cli.record import record
+from tracer.cli.report import report
 from tracer.cli.watch import watch
 from tracer.errors import EXIT_CANNOT_TRACE, EXIT_USAGE, MemtraceError
 from tracer.report.safe import printable
@@ -41,6 +44,9 @@ def cli() -> None:
     \b
     memtrace PID            trace until Ctrl-C: live view, then the report
     memtrace attach PID     the same; its options: memtrace attach --help
+    memtrace record PID     the same, and keep the session in a file
+    memtrace report FILE    a recorded session again, or part of it
+    memtrace diff A B       what has changed between two recorded sessions
     memtrace watch PID      growth by class and VMA, from /proc alone
     memtrace maps PID...    the VMAs of processes, as pmap, with their classes
     memtrace ps             memory of all processes: PSS, USS, swap; by user, ...
@@ -49,6 +55,9 @@ def cli() -> None:
 
 
 cli.add_command(attach)
+cli.add_command(record)
+cli.add_command(report)
+cli.add_command(diff)
 cli.add_command(watch)
 cli.add_command(maps)
 cli.add_command(ps)

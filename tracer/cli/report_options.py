@@ -17,9 +17,12 @@ from tracer.cli.option_groups import option_group
 if TYPE_CHECKING:
     from tracer.cli.output import ReportFile
     from tracer.model.report import Report
+    from tracer.model.timeline import Timeline
     from tracer.report.formats import Choice
 
 _STDOUT = Path("-")
+# Files that are recordings of the session, not its report.
+_RECORDING_SUFFIXES = (".memtrace", ".db")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,16 @@ class ReportOptions:
     as_json: bool
     output: tuple[Path, ...]
     force: bool
+
+    @property
+    def recordings(self) -> list[Path]:
+        """Those of the output files that are to be recordings."""
+        return [path for path in self.output if path.suffix.lower() in _RECORDING_SUFFIXES]
+
+    @property
+    def reports(self) -> list[Path]:
+        """Those of the output files that are to hold the report."""
+        return [path for path in self.output if path != _STDOUT and path not in self.recordings]
 
 
 _OPTIONS = (
@@ -58,7 +71,8 @@ _OPTIONS = (
         type=click.Path(path_type=Path),
         multiple=True,
         metavar="FILE",
-        help="Write the report to FILE (.json, .html, .folded, .pb.gz, .csv), not to stdout (-); may be repeated.",
+        help="Write the report to FILE (.json, .html, .folded, .pb.gz, .csv), not to stdout (-); may be repeated. "
+        "FILE.memtrace: record the session, for memtrace report.",
     ),
     click.option("--force", is_flag=True, help="Replace FILE if it exists."),
 )
@@ -91,8 +105,11 @@ class Outputs:
         """Leave no trace of files that were not written."""
         self._discard()
 
-    def write(self, report: Report) -> None:
-        """Write the report everywhere. Raises MemtraceError where a place failed, when all others have it."""
+    def write(self, report: Report, course: Callable[[], Timeline | None] = lambda: None) -> None:
+        """Write the report everywhere. Raises MemtraceError where a place failed, when all others have it.
+
+        ``course`` tells how the session went; it is asked where that is shown.
+        """
         from tracer.cli.output import write_to_stdout
         from tracer.errors import MemtraceError
         from tracer.report.formats import TEXT
@@ -101,7 +118,7 @@ class Outputs:
         spare: Choice | None = None
         for path, choice, file in self._files:
             try:
-                file.write(functools.partial(self._render, report, choice))
+                file.write(functools.partial(self._render, report, choice, course))
                 self._say(f"wrote {path} ({choice.format.name}: {choice.format.hint})")
             except MemtraceError as error:
                 failed = failed or error
@@ -109,7 +126,7 @@ class Outputs:
                 spare = TEXT if choice.format.binary else choice
         shown = self._stdout or spare
         if shown is not None:
-            write_to_stdout(functools.partial(self._render, report, shown), binary=shown.format.binary)
+            write_to_stdout(functools.partial(self._render, report, shown, course), binary=shown.format.binary)
         if failed is not None:
             raise failed
 
@@ -118,9 +135,9 @@ class Outputs:
 
         return ReportFile(path, force=self._options.force, binary=choice.format.binary)
 
-    def _render(self, report: Report, choice: Choice, out: Any) -> None:
+    def _render(self, report: Report, choice: Choice, course: Callable[[], Timeline | None], out: Any) -> None:
         if choice.format.writer is not None:
-            choice.write(report, out)
+            choice.write(report, out, course)
             return
         import shutil
 
@@ -142,7 +159,7 @@ def _choices(options: ReportOptions) -> tuple[Choice | None, list[tuple[Path, Ch
     from tracer.report.formats import TEXT, format_of_file
 
     asked = _asked_for(options)
-    paths = [path for path in options.output if path != _STDOUT]
+    paths = options.reports
     to_stdout = _STDOUT in options.output or not paths
     if len({path.absolute() for path in paths}) < len(paths):
         raise UsageError("-o: the same file twice", "name each file once")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tracer.calibration import Calibration
+from tracer.cli.streams import say
 from tracer.probes.holder import ProbeHolder
 from tracer.push.outlets import Destinations, Outlets
-from tracer.report.safe import printable
 
 if TYPE_CHECKING:
     from tracer.children import ChildTracers
     from tracer.cli.stopping import StopSignals
+    from tracer.model.look import Recorder
     from tracer.model.report import Report
     from tracer.options import Options
     from tracer.probes.program import Program
@@ -29,8 +29,12 @@ def trace(
     signals: StopSignals,
     destinations: Destinations,
     children: ChildTracers | None = None,
+    recorder: Recorder | None = None,
 ) -> Report:
-    """Trace a process to the end of the window; everything is detached then."""
+    """Trace a process to the end of the window; everything is detached then.
+
+    ``recorder`` is not told of the report: it may have to be added to.
+    """
     holder, calibration = ProbeHolder(), Calibration()  # they fork, so they come before the first thread
     outlets = Outlets(destinations, say)
     try:
@@ -53,18 +57,13 @@ def trace(
                 calibration.result,
                 on_tick=outlets.on_tick if outlets.is_wanted else None,
                 on_forks=children.look if children is not None else None,
+                recorder=recorder,
             )
             report = session.run(GuardedView(open_view(sys.stdout, sys.stderr, os.environ)))
         return outlets.noted(report)
     finally:
         calibration.close()
         holder.close()
-
-
-def say(line: str) -> None:
-    """A line for the user on stderr; that it cannot be written must not cost the report."""
-    with suppress(OSError):
-        print(printable(line), file=sys.stderr, flush=True)
 
 
 def _compile(pid: int, max_live: int) -> tuple[Program, UnwindSizes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -64,14 +64,29 @@ def rate_of(samples: Samples) -> Rate | None:
     parts = min(_PARTS, len(samples) - 1)
     if parts < 3 or samples[-1][0] <= samples[0][0]:
         return None
+    edges = _edges(samples, parts)
+    # Each part is as long as it is: where looks are few, they do not come at the edges to the second.
+    rates = [(after[1] - before[1]) / (after[0] - before[0]) for before, after in pairwise(edges)]
+    if len(rates) < 3:
+        return None
+    error = _T95[len(rates) - 2] * statistics.stdev(rates) / math.sqrt(len(rates))
+    return Rate((samples[-1][1] - samples[0][1]) / (samples[-1][0] - samples[0][0]), error)
+
+
+def _edges(samples: Samples, parts: int) -> list[tuple[float, float]]:
+    """The looks nearest to the edges of equal parts of the time, each once."""
     times = [seconds for seconds, _ in samples]
     span = (times[-1] - times[0]) / parts
-    # The look nearest before each edge; of the edges themselves, the first and the last are looks.
-    edges = [samples[max(0, bisect_right(times, times[0] + span * i) - 1)][1] for i in range(parts)]
-    edges.append(samples[-1][1])
-    rates = [(after - before) / span for before, after in pairwise(edges)]
-    error = _T95[parts - 2] * statistics.stdev(rates) / math.sqrt(parts)
-    return Rate(statistics.fmean(rates), error)
+    found: list[tuple[float, float]] = [samples[0]]
+    for i in range(1, parts + 1):
+        edge = times[0] + span * i
+        after = min(bisect_left(times, edge), len(times) - 1)
+        nearest = min((max(0, after - 1), after), key=lambda index: abs(times[index] - edge))
+        if i == parts:
+            nearest = len(times) - 1
+        if times[nearest] > found[-1][0]:
+            found.append(samples[nearest])
+    return found
 
 
 def outlook(samples: Samples) -> Outlook:

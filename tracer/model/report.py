@@ -17,6 +17,8 @@ VerdictKind = Literal["leak", "plateau", "retention", "file-cache", "stacks", "n
 # Where changes of RSS are learnt: from the kernel's counters, exactly; from page faults, as an estimate; not at all.
 RssSource = Literal["rss-stat", "faults", "none"]
 StackKind = Literal["malloc", "mmap", "fault", "brk"]
+# What a report rests on: all that a session gathered, or two looks at the process in the course of one.
+Basis = Literal["session", "looks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,7 @@ class Report:
 
     ``rss_source`` says where stacks of page faults come from: ``rss-stat`` (exact), ``faults`` (estimates), ``none``.
     ``changes`` without those of swap sum to the same growth, where they are complete: all were seen, on a kernel whose
-    counters are exact.
+    counters are exact. Of a report whose ``basis`` is looks, stacks have differences and the ledger no causes.
     """
 
     pid: int
@@ -233,6 +235,7 @@ class Report:
     heap: HeapInside | None = None
     changes: tuple[RssMove, ...] = ()
     changes_complete: bool = False
+    basis: Basis = "session"
     overhead: Overhead
     losses: dict[str, int]
     notes: tuple[str, ...] = ()

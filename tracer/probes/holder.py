@@ -10,18 +10,15 @@ order.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import socket
 from collections import defaultdict
 from collections.abc import Sequence
 
+from tracer.detached import leave_the_terminal
 from tracer.probes import kernel
 
-_PR_SET_NAME = 15
-# Not memtrace's own name: `pkill -9 memtrace` is not to hit it.
 _NAME = b"mt-probes"
 _MAX_MESSAGE = 1 << 16
 
@@ -93,7 +90,7 @@ class ProbeHolder:
 def _serve(requests: socket.socket) -> None:
     """The child: attach and release until the socket is closed. Never returns."""
     try:
-        _leave_the_terminal()
+        leave_the_terminal(_NAME)
         held: dict[int, list[int]] = defaultdict(list)
         while True:
             message, descriptors, _flags, _address = socket.recv_fds(requests, _MAX_MESSAGE, 1)
@@ -128,14 +125,3 @@ def _attach(program_fd: int, request: dict[str, object]) -> int:
     if request["by_link"]:
         return kernel.link_uprobes(program_fd, path, offsets, pid, cookies)
     return kernel.open_perf_uprobe(program_fd, path, offsets[0], pid, on_return=on_return)
-
-
-def _leave_the_terminal() -> None:
-    """What ends memtrace is not to end the child: it leaves when memtrace has gone."""
-    os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from tracer.errors import UsageError
 from tracer.model.report import Report
+from tracer.model.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Format:
     """A form of the report. ``writer`` is ``module:function``, imported when it is needed; None for the text form,
     which needs to know the terminal.
 
-    ``hint`` says what reads it, in a few words.
+    ``hint`` says what reads it, in a few words. ``has_course``: it shows how the session went, where that is known.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Format:
     hint: str
     binary: bool = False
     parts: tuple[str, ...] = ()
+    has_course: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,16 @@ class Choice:
     format: Format
     part: str | None = None
 
-    def write(self, report: Report, file: IO[Any]) -> None:
-        """Write the report to a file of the right kind: bytes where the format is binary, else text."""
+    def write(self, report: Report, file: IO[Any], course: Callable[[], Timeline | None] = lambda: None) -> None:
+        """Write the report to a file of the right kind: bytes where the format is binary, else text.
+
+        ``course`` tells how the session went; it is asked only for a format that shows that.
+        """
         if self.format.writer is None:
             raise ValueError("the text form is written by tracer.report.text")
         module, _, function = self.format.writer.partition(":")
         write: Callable[..., None] = getattr(import_module(module), function)
-        write(report, file, *([self.part] if self.part else []))
+        write(report, file, *([self.part] if self.part else []), *([course()] if self.format.has_course else []))
 
 
 # Stated here and not taken from the modules that write them, so that --help need not import those.
@@ -56,7 +61,13 @@ FORMATS: dict[str, Format] = {
     for each in (
         Format("text", (".txt", ".text", ".log"), None, "for people"),
         Format("json", (".json", ".jsonl"), "tracer.report.json:write_json", "schema memtrace/1"),
-        Format("html", (".html", ".htm"), "tracer.report.html:write_html", "one page for a browser, to attach"),
+        Format(
+            "html",
+            (".html", ".htm"),
+            "tracer.report.html:write_html",
+            "one page for a browser, to attach",
+            has_course=True,
+        ),
         Format(
             "folded",
             (".folded", ".collapsed"),
@@ -87,6 +98,11 @@ def parse_format(text: str) -> Choice:
         known = f"choose one of: {', '.join(f'{name}:{each}' for each in format_.parts)}" if format_.parts else None
         raise UsageError(f"the format {name} has no part {part!r}", known or f"write: {name}")
     return Choice(format_, part or None)
+
+
+def tells_format(name: str) -> bool:
+    """Whether a file's name ends as those of a report do."""
+    return name.lower().endswith(tuple(suffix for each in FORMATS.values() for suffix in each.suffixes))
 
 
 def format_of_file(name: str) -> Choice:

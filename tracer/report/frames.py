@@ -80,14 +80,14 @@ def is_allocator(frame: Frame) -> bool:
     """Whether the frame is a function of malloc itself, or of what stands in its place."""
     if _ALLOCATOR_MODULE.fullmatch(_base_name(frame)):
         return True
-    return frame.function is not None and _ALLOCATOR.fullmatch(_plain(frame.function)) is not None
+    return frame.function is not None and _ALLOCATOR.fullmatch(plain_name(frame.function)) is not None
 
 
 def is_wrapper(frame: Frame) -> bool:
     """Whether the frame only gets memory for its caller (xmalloc, operator new, strdup, a container's code)."""
     if frame.function is None:
         return _BASE_MODULE.fullmatch(_base_name(frame)) is not None
-    name = _plain(frame.function)
+    name = plain_name(frame.function)
     return bool(_LIBRARY.match(name) or _WRAPPER.fullmatch(name) or _SYSTEM_CALL.fullmatch(name))
 
 
@@ -100,7 +100,7 @@ def without_allocator(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     for index, frame in enumerate(frames):
         if is_allocator(frame):
             end = index + 1
-        elif frame.function is not None and not _SYSTEM_CALL.fullmatch(_plain(frame.function)):
+        elif frame.function is not None and not _SYSTEM_CALL.fullmatch(plain_name(frame.function)):
             break
     inside = {frame.module for frame in frames[:end] if is_allocator(frame)}
     if any(frame.function is None and frame.module not in inside for frame in frames[:end]):
@@ -168,7 +168,8 @@ def _base_name(frame: Frame) -> str:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _plain(function: str) -> str:
+def plain_name(function: str) -> str:
+    """The short name without marks of a compiler's copy of the function: the same for each build of it."""
     return _CLONE.sub("", short_name(function, ""))
 
 

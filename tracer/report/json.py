@@ -7,16 +7,13 @@ The names are fixed; later versions may add more. Text is always valid Unicode: 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
 from typing import Any, TextIO
 
 from tracer.model.report import Frame, HeapInside, Report, StackGrowth, VmaGrowth
-from tracer.report.safe import escape
+from tracer.report.safe import valid_unicode as _text
 
 SCHEMA = "memtrace/1"
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def write_json(report: Report, file: TextIO) -> None:
@@ -66,6 +63,7 @@ def to_json(report: Report) -> dict[str, Any]:
         ],
         "rss_source": report.rss_source,
         "changes_complete": report.changes_complete,
+        "basis": report.basis,
         "unexplained": report.unexplained,
         "sampling": {"interval": report.sampling.interval, "exact": report.sampling.exact},
         "overhead": {
@@ -150,11 +148,12 @@ def _stack(stack: StackGrowth) -> dict[str, Any]:
         "survival": stack.survival,
         "class": stack.vma_class,
         "complete": stack.complete,
-        "frames": [_frame(frame) for frame in stack.frames],
+        "frames": [frame_values(frame) for frame in stack.frames],
     }
 
 
-def _frame(frame: Frame) -> dict[str, Any]:
+def frame_values(frame: Frame) -> dict[str, Any]:
+    """A frame under the names of the contract."""
     return {
         "function": _text_or_none(frame.function),
         "function_offset": frame.function_offset,
@@ -171,8 +170,3 @@ def _frame(frame: Frame) -> dict[str, Any]:
 
 def _text_or_none(text: str | None) -> str | None:
     return None if text is None else _text(text)
-
-
-def _text(text: str) -> str:
-    """``text`` without surrogates, which are no Unicode: those that ``os.fsdecode`` makes become ``\\xff``."""
-    return text if text.isascii() else _SURROGATE.sub(lambda match: escape(match[0]), text)

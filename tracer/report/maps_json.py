@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TextIO
 
@@ -19,11 +18,10 @@ from tracer.maps.selection import Group
 from tracer.model.coded import Coded
 from tracer.procfs.vma_table import Attributes
 from tracer.procfs.vmflags import meaning
-from tracer.report.safe import escape, printable
+from tracer.report.safe import printable
+from tracer.report.safe import valid_unicode as _text
 
 SCHEMA: Final = "memtrace-maps/1"
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # A process with the key that its VMAs are grouped by, if they are, and the groups.
 Shown = tuple[ProcessMaps, str | None, Sequence[Group]]
@@ -158,8 +156,3 @@ def _flags(codes: Sequence[str], *, spelled: bool) -> str:
     if spelled:
         fields["vmflags_text"] = [meaning(code) for code in codes]
     return json.dumps(fields)[1:-1]
-
-
-def _text(text: str) -> str:
-    """``text`` without surrogates, which are no Unicode: those that stand for bytes (PEP 383) become ``\\xff``."""
-    return text if text.isascii() else _SURROGATE.sub(lambda match: escape(match[0]), text)

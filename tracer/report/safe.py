@@ -17,6 +17,7 @@ Keep = Literal["start", "end", "both"]
 
 # A number and its unit stay on one line: "1.9 MiB", "30 s", "0.7 %".
 _NUMBER_AND_UNIT = re.compile(r"(?<=\d) (?=(?:[KMGTPE]i)?B\b|ms\b|s\b|min\b|h\b|d\b|%)")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -37,6 +38,11 @@ def escape(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def valid_unicode(text: str) -> str:
+    """``text`` without surrogates, which are no Unicode: those that ``os.fsdecode`` makes become ``\\xff``."""
+    return text if text.isascii() else _SURROGATE.sub(lambda match: escape(match[0]), text)
 
 
 def cells(text: str) -> int:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
-from rich.console import Console
 from rich.text import Text
 
-from tracer.model.report import LedgerRow, Report, StackGrowth, VmaGrowth
+from tracer.model.report import Basis, LedgerRow, Report, StackGrowth, VmaGrowth
+from tracer.report.console import console_for
 from tracer.report.frame_lines import frame_lines
 from tracer.report.heap_lines import heap_lines
 from tracer.report.safe import Column, Page
@@ -34,11 +34,14 @@ from tracer.report.words import (
 )
 from tracer.units import human_bytes, human_count, human_rate, human_seconds, percent, plural
 
-_PIPE_WIDTH = 80
 # Below this width the table of VMAs has room for one name only.
 _ROOM_FOR_CLASS = 72
 _VERDICT_STYLE = {"leak": "bold red", "not-growing": "bold green", "unknown": "bold"}
 _TREND_STYLE = {"growing": "red", "levelled-off": "green"}
+_STACKS: dict[Basis, str] = {
+    "session": "Top stacks: memory acquired while traced and still held",
+    "looks": "Top stacks: what they held more than at the first look",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +79,7 @@ class TextReport:
 
         Where the report is longer than ``height`` lines, its first line has scrolled away: the verdict ends it, too.
         """
-        console = Console(
-            file=file,
-            width=width or (None if file.isatty() else _PIPE_WIDTH),
-            force_terminal=colour,
-            color_system="auto" if colour else None,
-            highlight=False,
-            markup=False,
-            emoji=False,
-        )
+        console = console_for(file, width=width, colour=colour)
         page = Page(console.width, ascii_only=not console.encoding.startswith("utf"))
         lines = list(self.lines(page))
         if height is not None and len(lines) >= height:
@@ -127,7 +122,7 @@ class TextReport:
         if not held:
             yield from _no_stacks(self.report, page)
             return
-        yield Text("Top stacks: memory acquired while traced and still held", style="bold")
+        yield Text(_STACKS[self.report.basis], style="bold")
         count = self._worth_showing([stack.held for stack in held])
         for stack, header in zip(held[:count], _headers(self.report, held[:count], page), strict=True):
             yield Text()

@@ -1,0 +1,1 @@
+"""Recordings: a session in one SQLite file, written as it goes, read anywhere."""
