@@ -49,6 +49,8 @@ _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_ENABLE = 0x2400
 _PERF_EVENT_IOC_SET_BPF = 0x40042408
+# PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY: an event that counts nothing.
+_DUMMY_EVENT = struct.pack("<IIQQQQQIIQQ", 1, 72, 9, 0, 0, 0, 0, 0, 0, 0, 0)
 _PERF_ATTR_SIZE = 72  # PERF_ATTR_SIZE_VER1: up to config2, which holds a uprobe's offset
 
 # bpf, perf_event_open, and the mount calls that have one number everywhere.
@@ -108,8 +110,9 @@ def has_task_registers() -> bool:
 
 
 def has_system_call_events() -> bool:
-    """Whether tracefs has the events of single system calls (CONFIG_FTRACE_SYSCALLS)."""
+    """Whether the events of single system calls can be had: CONFIG_FTRACE_SYSCALLS, tracefs, and perf events at all."""
     try:
+        os.close(_perf_event(_DUMMY_EVENT, 0, -1))
         tracefs = open_tracefs()
     except OSError:
         return False
@@ -183,9 +186,9 @@ def open_tracepoint(program_fd: int, event_id: int) -> int:
     return _open_perf_event(attributes, -1, 0, program_fd)
 
 
-def _open_perf_event(attributes: bytes, pid: int, cpu: int, program_fd: int) -> int:
+def _perf_event(attributes: bytes, pid: int, cpu: int) -> int:
     block = ctypes.create_string_buffer(attributes, _PERF_ATTR_SIZE)
-    fd = _syscall(
+    return _syscall(
         _numbers()[1],
         ctypes.byref(block),
         ctypes.c_int(pid),
@@ -193,6 +196,10 @@ def _open_perf_event(attributes: bytes, pid: int, cpu: int, program_fd: int) -> 
         ctypes.c_int(-1),
         ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
     )
+
+
+def _open_perf_event(attributes: bytes, pid: int, cpu: int, program_fd: int) -> int:
+    fd = _perf_event(attributes, pid, cpu)
     try:
         fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program_fd)
         fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
