@@ -1,6 +1,7 @@
 """What memtrace itself takes while it traces redis under load: CPU of one core, memory, kernel memory.
 
-Usage (as root, after scripts/setup --dev):  .venv/bin/python -m scripts.bench.consumer [--seconds N] [--runs N]
+Usage (as root, after scripts/setup --dev):
+    .venv/bin/python -m scripts.bench.consumer [--seconds N] [--runs N] [--json]
 """
 
 from __future__ import annotations

@@ -45,11 +45,12 @@ _TASK_REGISTERS = (
     + _EXIT
 )
 
-_PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_DUMMY = 1, 9
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_ENABLE = 0x2400
 _PERF_EVENT_IOC_SET_BPF = 0x40042408
+# PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY: an event that counts nothing.
+_DUMMY_EVENT = struct.pack("<IIQQQQQIIQQ", 1, 72, 9, 0, 0, 0, 0, 0, 0, 0, 0)
 _PERF_ATTR_SIZE = 72  # PERF_ATTR_SIZE_VER1: up to config2, which holds a uprobe's offset
 
 # bpf, perf_event_open, and the mount calls that have one number everywhere.
@@ -109,9 +110,9 @@ def has_task_registers() -> bool:
 
 
 def has_system_call_events() -> bool:
-    """Whether tracefs has the events of single system calls (CONFIG_FTRACE_SYSCALLS), and perf events are allowed."""
+    """Whether the events of single system calls can be had: CONFIG_FTRACE_SYSCALLS, tracefs, and perf events at all."""
     try:
-        os.close(_perf_event(struct.pack("<IIQ", _PERF_TYPE_SOFTWARE, _PERF_ATTR_SIZE, _PERF_COUNT_SW_DUMMY), 0, -1))
+        os.close(_perf_event(_DUMMY_EVENT, 0, -1))
         tracefs = open_tracefs()
     except OSError:
         return False
