@@ -23,7 +23,7 @@ from tracer.symbols.resolver import Resolver
 from tracer.unwind.access import UnwindSizes
 
 # How long the start may wait for unwind tables: enough for what is cached or small; the rest comes while tracing.
-_TABLES_AT_START_SECONDS = 1.0
+_TABLES_AT_START_SECONDS = 2.0
 
 
 class Attachment:

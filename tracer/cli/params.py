@@ -42,7 +42,7 @@ class Share(click.FloatRange):
         """The share, None for no limit; anything else is a usage error."""
         if str(value).lower() in ("none", "off"):
             return None
-        percentage: Any = super().convert(str(value).removesuffix("%"), param, ctx)  # type: ignore[arg-type]
+        percentage: Any = super().convert(str(value).removesuffix("%"), param, ctx)  # type: ignore[arg-type,unused-ignore]
         if not math.isfinite(percentage):
             self.fail(f"{value} is no percentage", param, ctx)
         return percentage / 100
