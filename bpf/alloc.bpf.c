@@ -106,17 +106,19 @@ static inline void put_block(struct control *c, struct settings *s, u64 address,
  * double the time from the command to the first probe.
  */
 BPF_PROG_ARRAY(call_programs, 1);
+/* The same for plain probes beside those of sessions: 0 -> plain_call_enters. */
+BPF_PROG_ARRAY(plain_call_programs, 1);
 
 /* Whether this call is part of one that was not sampled. Its return address still being in its place tells that it has
- * not returned (a session leaves it there; else it is the return probe's). At the same stack pointer, another function
- * was jumped to.
+ * not returned (or it is a return probe's: a session leaves it alone, but may not be the only one). At the same stack
+ * pointer, another function was jumped to.
  */
-static inline int in_skipped_call(struct thread_state *t, struct settings *s, u64 ip, u64 sp, u32 by)
+static inline int in_skipped_call(struct thread_state *t, struct settings *s, u64 ip, u64 sp)
 {
 	u64 slot = 0;
 	if (t->skipped_window == s->probed_since && sp <= t->skipped_sp && t->skipped_sp - sp < NESTED_SPAN &&
 	    (sp != t->skipped_sp || ip != t->skipped_ip) && !read_target(t, &slot, t->skipped_sp) &&
-	    (slot == t->skipped_return || (by == BY_UPROBE && is_trampoline(t, slot))))
+	    (slot == t->skipped_return || is_trampoline(t, slot)))
 		return 1;
 	t->skipped_sp = 0;
 	return 0;
@@ -133,9 +135,9 @@ static inline void skip_call(struct thread_state *t, struct settings *s, u64 ip,
 
 /* Whether the call needs to be followed. `chance` is what it drew; a call inside another one has no say. */
 static inline int is_wanted(struct thread_state *t, struct settings *s, struct pt_regs *ctx, u32 op, u64 pointer,
-			    u64 chance, u32 by)
+			    u64 chance)
 {
-	if (t && t->skipped_sp && in_skipped_call(t, s, PT_REGS_IP(ctx), PT_REGS_SP(ctx), by))
+	if (t && t->skipped_sp && in_skipped_call(t, s, PT_REGS_IP(ctx), PT_REGS_SP(ctx)))
 		return 0;
 	/* One that is followed is in flight, or was left by a jump: call_enters finds out. */
 	if (chance || (t && t->call_op != CALL_NONE))
@@ -154,7 +156,7 @@ static inline int call_entered(struct pt_regs *ctx, u32 op, u64 size, u64 pointe
 	count(COUNT_PROBE_HITS);
 	struct thread_state *t = find_thread();
 	u64 chance = draw(s, size);
-	if (!is_wanted(t, s, ctx, op, pointer, chance, by)) {
+	if (!is_wanted(t, s, ctx, op, pointer, chance)) {
 		if (!is_leaf && !(t && t->skipped_sp))
 			skip_call(this_thread(), s, PT_REGS_IP(ctx), PT_REGS_SP(ctx));
 		return unwanted;
@@ -167,7 +169,10 @@ static inline int call_entered(struct pt_regs *ctx, u32 op, u64 size, u64 pointe
 	t->entered_size = size;
 	t->entered_pointer = pointer;
 	t->entered_chance = chance;
-	call_programs.call(ctx, 0);
+	if (HAS_SESSIONS && by == BY_UPROBE)
+		plain_call_programs.call(ctx, 0);
+	else
+		call_programs.call(ctx, 0);
 	count(COUNT_TAIL_CALLS_FAILED);
 	return unwanted;
 }
@@ -224,8 +229,7 @@ static inline int begin_call(struct pt_regs *ctx, struct thread_state *t, struct
 	return 0;
 }
 
-/* Never attached: call_entered goes on here. */
-int call_enters(struct pt_regs *ctx)
+static inline int call_goes_on(struct pt_regs *ctx, int is_plain)
 {
 	struct control *c = control_block();
 	struct settings *s = settings_block();
@@ -241,8 +245,21 @@ int call_enters(struct pt_regs *ctx)
 	if (!begin_call(ctx, t, c, s, caller))
 		return t->entered_by == BY_SESSION ? SKIP_RETURN : 0;
 	count(COUNT_SAMPLED);
-	return stack_at_entry(ctx, t);
+	return stack_at_entry(ctx, t, is_plain);
 }
+
+/* Never attached: call_entered goes on here. */
+int call_enters(struct pt_regs *ctx)
+{
+	return call_goes_on(ctx, 0);
+}
+
+#ifdef SESSIONS
+int plain_call_enters(struct pt_regs *ctx)
+{
+	return call_goes_on(ctx, 1);
+}
+#endif
 
 /* The block of a call that has returned; 0 where it failed. */
 static inline u64 result_of(struct thread_state *t, u32 op, u64 result)
@@ -298,10 +315,29 @@ static inline void call_left(struct pt_regs *ctx, struct thread_state *t, u64 sp
 
 /* Probes. Named after the shape of the arguments: tracer/heap/allocators.py says which function has which. */
 
-#ifndef SESSIONS
-/* Return probe of the functions that cannot throw, and plain probe on the `ret` instructions of those that may: a
- * return probe would end the target when an exception passes it.
+/* Operator new may throw, and an exception that meets a return probe's trampoline ends the target. A session makes the
+ * kernel put one at each hit for which its program does not run: in other processes that have the breakpoint, which are
+ * the target's children and whatever another memtrace traces (kernel/trace/bpf_trace.c, uprobe_prog_run). So these
+ * have plain probes always, on the entry and on the `ret` instructions.
  */
+int enter_new(struct pt_regs *ctx)
+{
+	return call_entered(ctx, CALL_NEW, PT_REGS_PARM1(ctx), 0, BY_UPROBE, 0);
+}
+
+int new_returns(struct pt_regs *ctx)
+{
+	struct thread_state *t = active() ? find_thread() : NULL;
+	if (!t)
+		return 0;
+	if (t->skipped_sp == PT_REGS_SP(ctx))
+		t->skipped_sp = 0;
+	call_left(ctx, t, PT_REGS_SP(ctx));
+	return 0;
+}
+
+#ifndef SESSIONS
+/* Return probe of the functions that cannot throw. */
 int call_returns(struct pt_regs *ctx)
 {
 	if (!active())
@@ -309,7 +345,7 @@ int call_returns(struct pt_regs *ctx)
 	struct thread_state *t = find_thread();
 	if (!t)
 		return 0;
-	u64 sp = PT_REGS_SP(ctx) - (t->call_op == CALL_NEW ? 0 : RETURNED);
+	u64 sp = PT_REGS_SP(ctx) - RETURNED;
 	if (t->skipped_sp == sp)
 		t->skipped_sp = 0;
 	call_left(ctx, t, sp);
@@ -352,25 +388,18 @@ int enter_posix_memalign(struct pt_regs *ctx)
 	return call_entered(ctx, CALL_POSIX_MEMALIGN, PT_REGS_PARM3(ctx), PT_REGS_PARM1(ctx), BY_UPROBE, 0);
 }
 
-int enter_new(struct pt_regs *ctx)
-{
-	return call_entered(ctx, CALL_NEW, PT_REGS_PARM1(ctx), 0, BY_UPROBE, 0);
-}
-
 #else
 /* All shapes in one program, run at the entry and at the return (BPF_TRACE_UPROBE_SESSION): which function it is
- * says the cookie of its place. At a return, the instruction pointer is the caller's. Functions that may throw are left
- * at their `ret` instructions, which are places of their own.
+ * says the cookie of its place. At a return, the instruction pointer is the caller's.
  */
 int session_call(struct pt_regs *ctx)
 {
 	u64 cookie = get_attach_cookie(ctx);
-	int is_return = get_func_ip(ctx) != PT_REGS_IP(ctx);
-	if (is_return || cookie == SHAPE_RET) {
+	if (get_func_ip(ctx) != PT_REGS_IP(ctx)) {
 		struct thread_state *t = active() ? find_thread() : NULL;
 		if (t)
-			call_left(ctx, t, PT_REGS_SP(ctx) - (is_return ? RETURNED : 0));
-		return SKIP_RETURN;
+			call_left(ctx, t, PT_REGS_SP(ctx) - RETURNED);
+		return 0;
 	}
 	u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx);
 	u32 op = CALL_PLAIN;
@@ -387,8 +416,6 @@ int session_call(struct pt_regs *ctx)
 		op = CALL_POSIX_MEMALIGN;
 		size = third;
 		pointer = first;
-	} else if (cookie == SHAPE_NEW) {
-		op = CALL_NEW;
 	}
 	return call_entered(ctx, op, size, pointer, BY_SESSION, cookie == SHAPE_MALLOC);
 }

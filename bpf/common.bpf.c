@@ -14,6 +14,11 @@ enum syscall_op {
  */
 enum entered_by { BY_UPROBE, BY_SESSION };
 #define SKIP_RETURN 1
+#ifdef SESSIONS
+#define HAS_SESSIONS 1
+#else
+#define HAS_SESSIONS 0
+#endif
 /* What is to be done once a stack is known. */
 enum stack_use { FOR_ALLOCATION, FOR_MAPPING, FOR_FAULT };
 

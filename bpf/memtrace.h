@@ -204,8 +204,6 @@ enum call_shape {
 	SHAPE_REALLOCARRAY,
 	SHAPE_MEMALIGN,
 	SHAPE_POSIX_MEMALIGN,
-	SHAPE_NEW,
-	SHAPE_RET,        /* a `ret` instruction */
 };
 
 enum rss_cause {

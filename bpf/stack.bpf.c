@@ -29,8 +29,6 @@ static inline int unwind_finished(void *ctx, struct thread_state *t)
 	t->busy = 0;
 	if (t->unwind.next == FOR_ALLOCATION) {
 		t->call_stack = stack;
-		/* An exception may leave such a function: a return probe would end the target. */
-		return t->entered_by == BY_SESSION && t->call_op == CALL_NEW ? SKIP_RETURN : 0;
 	} else if (t->unwind.next == FOR_MAPPING) {
 		t->event.stack = stack;
 		send(t);
@@ -40,13 +38,15 @@ static inline int unwind_finished(void *ctx, struct thread_state *t)
 	return 0;
 }
 
-/* At a function's entry: frames are the function, its caller, ... */
-static inline int stack_at_entry(struct pt_regs *ctx, struct thread_state *t)
+/* At a function's entry: frames are the function, its caller, ... `is_plain`: the probe is none of a session, though
+ * others are.
+ */
+static inline int stack_at_entry(struct pt_regs *ctx, struct thread_state *t, int is_plain)
 {
 	t->busy = 1;
 	unwind_begin(t, PT_REGS_IP(ctx), PT_REGS_SP(ctx), PT_REGS_FP(ctx), UNWIND_ENTRY);
 	t->unwind.next = FOR_ALLOCATION;
-	return unwind_in_uprobe(ctx, t);
+	return is_plain ? unwind_in_plain_uprobe(ctx, t) : unwind_in_uprobe(ctx, t);
 }
 
 /* At the end of a system call that the user made with these registers. */

@@ -26,8 +26,9 @@ BPF_F_TABLE("array", u32, u64, unwind_pages, UNWIND_PAGES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct unwind_mapping, unwind_mappings, UNWIND_MAPPINGS, BPF_F_MMAPABLE);
 /* tgid -> its run of mappings. Written by user space, one atomic update for each change. Full: user space says so. */
 BPF_TABLE("hash", u32, struct unwind_process, unwind_processes, UNWIND_PROCESSES);
-/* 0 -> unwind_uprobe, unwind_raw_tracepoint, unwind_tracepoint. Written once, at load. */
+/* 0 -> unwind_uprobe, unwind_plain_uprobe, unwind_raw_tracepoint, unwind_tracepoint. Written once, at load. */
 BPF_PROG_ARRAY(unwind_uprobe_programs, 1);
+BPF_PROG_ARRAY(unwind_plain_programs, 1);
 BPF_PROG_ARRAY(unwind_raw_programs, 1);
 BPF_PROG_ARRAY(unwind_tracepoint_programs, 1);
 
@@ -392,6 +393,21 @@ int unwind_uprobe(struct pt_regs *ctx)
 	return unwind_end(ctx, t);
 }
 
+#ifdef SESSIONS
+/* For plain uprobes beside those of sessions. */
+int unwind_plain_uprobe(struct pt_regs *ctx)
+{
+	struct thread_state *t = unwind_thread();
+	if (!t)
+		return 0;
+	if (!unwind_some(t)) {
+		unwind_plain_programs.call(ctx, 0);
+		unwind_cut(t);
+	}
+	return unwind_end(ctx, t);
+}
+#endif
+
 int unwind_raw_tracepoint(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct thread_state *t = unwind_thread();
@@ -423,6 +439,13 @@ int unwind_tracepoint(void *ctx)
 static inline int unwind_in_uprobe(struct pt_regs *ctx, struct thread_state *t)
 {
 	unwind_uprobe_programs.call(ctx, 0);
+	unwind_cut(t);
+	return unwind_end(ctx, t);
+}
+
+static inline int unwind_in_plain_uprobe(struct pt_regs *ctx, struct thread_state *t)
+{
+	unwind_plain_programs.call(ctx, 0);
 	unwind_cut(t);
 	return unwind_end(ctx, t);
 }

@@ -1,8 +1,9 @@
 // Leaks by each form of operator new; half is deleted again. One new throws bad_alloc, which is caught: a return probe
-// on operator new would end the program here. Arguments: [COUNT [SIZE [FAILS]]]; FAILS 0 leaves out what fails, as an
-// allocator written in C (mimalloc) aborts instead of throwing.
+// on operator new would end the program here. Arguments: [COUNT [SIZE [FAILS [CHILDREN]]]]; FAILS 0 leaves out what
+// fails, as an allocator written in C (mimalloc) aborts instead of throwing; CHILDREN 1 lets it fail in a child, too.
 #include "target.h"
 #include <new>
+#include <sys/wait.h>
 #include <vector>
 
 DEFINE_TALLY(leak_by_new);
@@ -14,7 +15,7 @@ DEFINE_TALLY(fail_by_new);
 
 namespace {
 
-size_t count, size, fails;
+size_t count, size, fails, children;
 void *volatile never_made; // or the compiler drops the call that fails
 
 struct Record {
@@ -77,6 +78,16 @@ TRACED static bool fail_by_new()
     }
 }
 
+// Beside a traced process: in the child of one.
+TRACED static bool fail_in_child()
+{
+    pid_t child = fork();
+    int status = -1;
+    if (child == 0)
+        _exit(fail_by_new() ? 0 : 1);
+    return child > 0 && waitpid(child, &status, 0) == child && status == 0;
+}
+
 TRACED static void delete_half(struct block *blocks)
 {
     for (size_t i = 0; i < count; i++) {
@@ -103,6 +114,8 @@ TRACED static void run_phase()
     }
     if (fails && !fail_by_new())
         abort();
+    if (children && !fail_in_child())
+        abort();
     delete_half(blocks);
 }
 
@@ -111,6 +124,7 @@ int main(int argc, char **argv)
     count = argument(argc, argv, 1, 500);
     size = argument(argc, argv, 2, 150);
     fails = argument(argc, argv, 3, 1);
+    children = argument(argc, argv, 4, 0);
     delete[] new char[size];
     if (fails)
         fail_by_new(); // the first throw allocates what the unwinder keeps

@@ -89,8 +89,6 @@ class CallShape(IntEnum):
     REALLOCARRAY = 5
     MEMALIGN = 6
     POSIX_MEMALIGN = 7
-    NEW = 8
-    RET = 9
 
 
 class Event(NamedTuple):

@@ -24,11 +24,12 @@ _ENTRY_PROGRAMS = {
     AllocShape.MEMALIGN: "enter_memalign",
     AllocShape.POSIX_MEMALIGN: "enter_posix_memalign",
     AllocShape.FREE: "enter_free",
-    AllocShape.NEW: "enter_new",
     AllocShape.DELETE: "enter_free",
 }
 _RELEASING = "enter_free"
 _RETURNING = "call_returns"
+# Never by a session, whose kernel side would put a return probe on a function that may throw (bpf/alloc.bpf.c).
+_THROWING = {"entry": "enter_new", "ret-instruction": "new_returns"}
 _SESSION = "session_call"
 # malloc itself, under its names: it calls no other function of the family.
 _LEAF = re.compile(r"(?:__libc_|__|je_|_rjem_|tc_|mi_)?malloc(?:_impl|x)?")
@@ -49,7 +50,7 @@ class _Group:
     @property
     def order(self) -> int:
         """What frees goes first and what returns before what enters, so that no probe misses its counterpart."""
-        return 0 if self.function == _RELEASING else 1 if self.function == _RETURNING else 2
+        return {_RELEASING: 0, _RETURNING: 1, _THROWING["ret-instruction"]: 1}.get(self.function, 2)
 
 
 class MallocProbes:
@@ -73,8 +74,10 @@ class MallocProbes:
         self.stepped_allocations = self.stepped_frees = False
         # What goes on by tail calls has the type of where it comes from.
         self._session = kernel.BPF_TRACE_UPROBE_SESSION if self._by_link else -1
+        self._plain = kernel.BPF_TRACE_UPROBE_MULTI if self._by_link else -1
         program.set_tail_call("call_programs", program.load("call_enters", "KPROBE", self._session))
         program.set_tail_call("unwind_uprobe_programs", program.load("unwind_uprobe", "KPROBE", self._session))
+        self._plain_is_ready = not self._by_link
 
     def attach(self, image: FoundImage) -> int:
         """Probe an image's allocator; returns how many places are probed. Failures go to ``failed``."""
@@ -99,6 +102,8 @@ class MallocProbes:
     def _groups_of(self, image: FoundImage, path: str) -> list[_Group]:
         assert image.allocator is not None
         by_program: dict[tuple[str, bool], list[ProbeSite]] = defaultdict(list)
+        if any(site.shape is AllocShape.NEW for site in image.allocator.sites):
+            self._make_plain_ready()
         for site in image.allocator.sites:
             # A session's program runs at the return as well.
             if not (self._by_link and site.kind == "return"):
@@ -110,13 +115,24 @@ class MallocProbes:
             for (function, on_return), sites in by_program.items()
         ]
 
+    def _make_plain_ready(self) -> None:
+        """Load what plain probes go on to beside sessions; only where it is needed, as it takes its time."""
+        if self._plain_is_ready:
+            return
+        self._plain_is_ready = True
+        program, kind = self._program, self._plain
+        program.set_tail_call("plain_call_programs", program.load("plain_call_enters", "KPROBE", kind))
+        program.set_tail_call("unwind_plain_programs", program.load("unwind_plain_uprobe", "KPROBE", kind))
+
     def _program_of(self, site: ProbeSite) -> tuple[str, bool]:
         if site.shape.releases_only:
             return _RELEASING, False
+        if site.shape is AllocShape.NEW:
+            return _THROWING[site.kind], False
         if self._by_link:
             return _SESSION, False
-        if site.kind != "entry":
-            return _RETURNING, site.kind == "return"
+        if site.kind == "return":
+            return _RETURNING, True
         leaf_or_not = "enter_valloc" if _shape_of(site) is CallShape.VALLOC else _ENTRY_PROGRAMS[site.shape]
         return leaf_or_not, False
 
@@ -140,7 +156,7 @@ class MallocProbes:
         return good
 
     def _place(self, group: _Group) -> OSError | None:
-        kind = self._session if group.cookies else kernel.BPF_TRACE_UPROBE_MULTI if self._by_link else -1
+        kind = self._session if group.cookies else self._plain
         try:
             self._holder.attach(
                 self._held,
@@ -186,8 +202,6 @@ class MallocProbes:
 
 
 def _shape_of(site: ProbeSite) -> CallShape:
-    if site.kind == "ret-instruction":
-        return CallShape.RET
     if site.shape is AllocShape.MALLOC:
         return CallShape.MALLOC if _LEAF.fullmatch(site.symbol) else CallShape.VALLOC
     return CallShape[site.shape.name]

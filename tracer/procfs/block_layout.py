@@ -10,8 +10,9 @@ from tracer.procfs.smaps_fields import SmapsFields, Value, parse_fields
 
 _KIB = 1024
 _DIGITS_TO_BLANKS = bytes.maketrans(b"0123456789", b" " * 10)
-# A field whose value is a number: what stands between the colon and the unit or the line's end (11 places in kernels).
-_NUMBER = re.compile(rb"^([A-Za-z_]\w{0,63}):([ 0-9]{0,17}[0-9])( kB)?$", re.MULTILINE | re.ASCII)
+# A field whose value is a number: what stands between the colon and the unit or the line's end. Kernels fill name and
+# value up to 24 places, so that a short name is followed by many blanks: 20 places for "Rss:".
+_NUMBER = re.compile(rb"^([A-Za-z_]\w{0,63}):([ 0-9]{0,23}[0-9])( kB)?$", re.MULTILINE | re.ASCII)
 
 
 def skeleton(body: bytes) -> bytes:
