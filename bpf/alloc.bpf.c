@@ -45,7 +45,7 @@ static inline void add_freed(struct live_value *block, u64 epoch, s64 sign)
 
 static inline struct live_key key_of(u64 address, struct control *c)
 {
-	struct live_key key = {.address = address, .tgid = TARGET_TGID, .epoch = c->epoch};
+	struct live_key key = {.address = address, .tgid = target_tgid(), .epoch = c->epoch};
 	return key;
 }
 

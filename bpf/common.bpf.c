@@ -76,6 +76,10 @@ BPF_ARRAY(settings, struct settings, 1);
 BPF_ARRAY(control, struct control, 1);
 /* Read by user space, which sums over the CPUs. Atomic, as a program may be preempted by another on its CPU. */
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
+/* The process that is traced. Single entry, written by user space before anything is attached; so the programs are the
+ * same for every process.
+ */
+BPF_ARRAY(target, u32, 1);
 /* tid -> state. Made at a thread's first event, deleted at its end; full: COUNT_THREADS_FULL, the call is missed. */
 BPF_F_TABLE("hash", u32, struct thread_state, threads, MAX_THREADS, BPF_F_NO_PREALLOC);
 /* A zeroed state to copy from: it is too large for the stack. Never written. */
@@ -95,6 +99,13 @@ static inline void count_more(u32 index, u64 by)
 static inline void count(u32 index)
 {
 	count_more(index, 1);
+}
+
+static inline u32 target_tgid(void)
+{
+	u32 zero = 0;
+	u32 *tgid = target.lookup(&zero);
+	return tgid ? *tgid : 0;
 }
 
 static inline struct settings *settings_block(void)
@@ -118,7 +129,7 @@ static inline struct control *control_block(void)
 /* The control block where the current task belongs to the target and tracing is on, else NULL. */
 static inline struct control *traced(void)
 {
-	if ((bpf_get_current_pid_tgid() >> 32) != TARGET_TGID)
+	if ((bpf_get_current_pid_tgid() >> 32) != target_tgid())
 		return NULL;
 	return is_enabled() ? control_block() : NULL;
 }
@@ -126,7 +137,7 @@ static inline struct control *traced(void)
 /* The settings where the current task belongs to the target and tracing is on, else NULL. */
 static inline struct settings *active(void)
 {
-	if ((bpf_get_current_pid_tgid() >> 32) != TARGET_TGID)
+	if ((bpf_get_current_pid_tgid() >> 32) != target_tgid())
 		return NULL;
 	struct settings *s = settings_block();
 	return s && s->enabled ? s : NULL;

@@ -1,8 +1,9 @@
 /* memtrace.h: what the BPF programs and the Python consumer share: limits, counters, map values and events.
  *
  * tracer/probes/layout.py states the same layouts for Python; tests/unit/test_layout.py compares the two.
- * Configuration arrives as -D: TARGET_TGID, MAX_LIVE, MAX_STACKS, MAX_THREADS, MAX_RSS_KEYS, EVENT_PAGES, FILTER_BITS,
- * and SESSIONS, CALL_EVENTS where the kernel has uprobe sessions and events of single system calls.
+ * Configuration arrives as -D: MAX_LIVE, MAX_STACKS, MAX_THREADS, MAX_RSS_KEYS, MAX_CPUS, EVENT_PAGES, which size maps
+ * and nothing else; FILTER_BITS; and SESSIONS, CALL_EVENTS where the kernel has uprobe sessions and events of single
+ * system calls.
  */
 #define MAX_DEPTH 127
 

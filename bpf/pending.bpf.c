@@ -17,7 +17,7 @@ static inline long read_target(struct thread_state *t, u64 *to, u64 from)
  */
 static inline int is_trampoline(struct thread_state *t, u64 address)
 {
-	u32 tgid = TARGET_TGID;
+	u32 tgid = target_tgid();
 	struct unwind_process *process = unwind_processes.lookup(&tgid);
 	if (!process)
 		return 0;

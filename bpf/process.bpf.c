@@ -49,7 +49,7 @@ int on_new_task(struct bpf_raw_tracepoint_args *ctx)
 int on_thread_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	if ((id >> 32) != TARGET_TGID)
+	if ((id >> 32) != target_tgid())
 		return 0;
 	u32 tid = id;
 	threads.delete(&tid);

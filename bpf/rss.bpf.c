@@ -317,7 +317,7 @@ int on_rss_stat(struct rss_stat_args *ctx)
 	if (!c || !is_enabled())
 		return 0;
 	u64 id = bpf_get_current_pid_tgid();
-	int in_target = (id >> 32) == TARGET_TGID;
+	int in_target = (id >> 32) == target_tgid();
 	if (!in_target && c->mm_id != ctx->mm_id)
 		return 0;
 	if (!is_targets_mm(c, ctx->mm_id, ctx->curr, in_target))

@@ -60,7 +60,7 @@ class Attachment:
             stack.callback(self.resolver.close)
             self._unwinding = stack.enter_context(UnwindTables(self._program, self._pid, self._sizes))
             self._tracepoints = attach_tracepoints(self._program, self._wanted_source)
-            stack.callback(self._tracepoints.close)
+            stack.callback(self._close_tracepoints)
             self.notes += self._tracepoints.missing
             self._malloc = MallocProbes(self._program, self._holder, self._pid)
             stack.callback(lambda: self._malloc.close())  # whichever it is then: exec makes a new one
@@ -174,4 +174,9 @@ class Attachment:
     def detach(self) -> None:
         """Take the probes out of the target. What the kernel side gathered can still be read."""
         self._malloc.close()
+        self._close_tracepoints()
+
+    def _close_tracepoints(self) -> None:
+        # Nobody need wait for these: the programs know that they are switched off.
+        self._holder.take_over(self._tracepoints.slow)
         self._tracepoints.close()

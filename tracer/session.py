@@ -230,14 +230,15 @@ class Session:
             while True:
                 self._wait_for_events()
                 self._throttle.look()
+                # Before the end, too, or the report would be of a program that runs no more.
+                if self._exec_seen and not self._handle.has_ended:
+                    self._restart_after_exec()
                 if reason := self._stop_requested():
                     return reason
                 if view.poll():
                     return "the key q"
                 if self._handle.has_ended:
                     return "the process ended"
-                if self._exec_seen:
-                    self._restart_after_exec()
                 if self._code_changed:
                     self._code_changed = False
                     self._attachment.follow_code(late=True)

@@ -87,7 +87,6 @@ class Throttle:
 
     def start(self) -> None:
         """Switch the kernel side on; the probes are in."""
-        self._traps_ns = self._traps()
         self._counters = self._counted_from = self._program.counters()
         self._cpu = self._cpu_ns()
         self._looked = time.monotonic()
@@ -158,7 +157,7 @@ class Throttle:
 
     def _priced(self, passed: dict[str, int], wall: float, cpu: float) -> Load:
         """Counted hits as seconds of the target's CPU time."""
-        traps, programs, probes = self._traps_ns, self._costs, self._attachment
+        traps, programs, probes = self._traps(), self._costs, self._attachment
         calls, frees, sampled = passed["probe_hits"], passed["free_hits"], passed["sampled"]
         dear = traps.stepped - traps.entry
         of_samples = sampled * (traps.returned - traps.skipped + programs.sampled)

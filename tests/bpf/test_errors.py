@@ -33,6 +33,10 @@ pytestmark = pytest.mark.bpf
 CANNOT_TRACE, USAGE = 1, 2
 NO_PID = 2**22  # one above the largest pid that a kernel gives out (proc_sys_kernel(5), pid_max)
 
+# Nothing compiled is at hand: an empty file system hides what is kept.
+_WITHOUT_CACHE = "mkdir -p /var/cache/memtrace && mount -t tmpfs none /var/cache/memtrace && unset MEMTRACE_CACHE_DIR"
+_BCC = "/usr/lib/python3/dist-packages/bcc"
+
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 
 
@@ -202,15 +206,21 @@ def test_a_system_call_that_is_refused(start_target: StartTarget, call: str) -> 
 
 def test_without_bcc_it_names_the_package(start_target: StartTarget, tmp_path: Path) -> None:
     target = start_target("leak_malloc")
-    hidden = ["/usr/lib/python3/dist-packages/bcc"]
-    done = _run_with(f"mount --bind {tmp_path} {hidden[0]}", str(target.pid))
+    done = _run_with(f"{_WITHOUT_CACHE} && mount --bind {tmp_path} {_BCC}", str(target.pid))
     assert_refused(done, CANNOT_TRACE, "bcc", "sudo apt install python3-bpfcc")
+
+
+def test_once_compiled_it_does_without_bcc(start_target: StartTarget, tmp_path: Path) -> None:
+    target = start_target("leak_malloc")
+    assert run_memtrace(str(target.pid), "--duration", "0.2").code == 0
+    done = _run_with(f"mount --bind {tmp_path} {_BCC}", str(target.pid), "--duration", "0.2")
+    assert (done.code, "RSS grew" in done.stdout) == (0, True), done
 
 
 def test_with_a_bcc_that_does_not_load_it_names_the_package(start_target: StartTarget) -> None:
     target = start_target("leak_malloc")
     library = _libbcc()
-    done = _run_with(f"mount --bind /dev/null {library}", str(target.pid))
+    done = _run_with(f"{_WITHOUT_CACHE} && mount --bind /dev/null {library}", str(target.pid))
     assert_refused(done, CANNOT_TRACE, "bcc", "python3-bpfcc")
 
 

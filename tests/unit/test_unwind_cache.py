@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tracer.unwind.cache import _HEADER, VARIABLE, TableCache
+from tracer.cachedir import VARIABLE
+from tracer.unwind.cache import _HEADER, TableCache
 from tracer.unwind.image import Segment
 from tracer.unwind.tables import ImageTable
 
@@ -152,7 +153,7 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     cache.store(BUILD_ID, b"\3" * 16, a_table(1000))
     assert [cache.load(BUILD_ID, bytes([number]) * 16) is not None for number in range(4)] == [True, False, True, True]
     cache.store(BUILD_ID, b"\4" * 16, a_table(100_000))
-    assert cache.problems["table too large"] == 1
+    assert cache.problems["file too large"] == 1
 
 
 def test_leftovers_of_killed_writers_are_removed(cache: TableCache, tmp_path: Path) -> None:

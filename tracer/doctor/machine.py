@@ -8,11 +8,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from tracer.bpf_source import bpf_directory
-from tracer.cachedir import open_cache_directory
+from tracer.cachedir import VARIABLE, default_directory, open_cache_directory
 from tracer.doctor.rights import rights_checks
 from tracer.model.health import Check, Outcome, tried
 from tracer.procfs import features as proc
-from tracer.unwind.cache import DEFAULT_DIRECTORY, VARIABLE
 
 _NEWER = "a newer kernel: {}"
 # Name, what is lost without it, how to get it, whether nothing works without it.
@@ -141,8 +140,7 @@ def _library(name: str) -> Outcome:
 
 
 def _cache() -> str:
-    from pathlib import Path
 
-    directory = Path(os.environ.get(VARIABLE) or DEFAULT_DIRECTORY)
+    directory = default_directory()
     os.close(open_cache_directory(directory, create=os.geteuid() == 0))
     return str(directory)

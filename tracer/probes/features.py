@@ -20,8 +20,9 @@ from tracer.errors import KernelError, MemtraceError
 from tracer.model.health import Outcome, tried
 from tracer.probes import kernel
 from tracer.probes.bcc_import import import_bcc
+from tracer.probes.bytecode import captured_stderr
 from tracer.probes.maps import KernelMap
-from tracer.probes.program import Limits, Program, captured_stderr
+from tracer.probes.program import Limits, Program
 from tracer.probes.tracepoints import (
     FAULT_TRACEPOINTS,
     RAW_CALLS,
@@ -73,7 +74,7 @@ def bpf_features() -> dict[str, Outcome]:
     def compile_all() -> str:
         nonlocal program
         program = Program(os.getpid(), _SMALL, UnwindSizes(rows=1, pages=1, mappings=1, processes=1))
-        return f"compiled against memtrace's own headers in {time.monotonic() - began:.2f} s"
+        return f"compiled against memtrace's own headers, ready in {time.monotonic() - began:.2f} s"
 
     found[COMPILE] = tried(compile_all)
     if program is None:

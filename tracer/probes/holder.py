@@ -21,6 +21,8 @@ from tracer.probes import kernel
 
 _NAME = b"mt-probes"
 _MAX_MESSAGE = 1 << 16
+_MAX_DESCRIPTORS = 64
+_TAKEN_OVER = 0  # the group of what is not to be waited for
 
 
 class ProbeHolder:
@@ -75,16 +77,32 @@ class ProbeHolder:
             self._socket.send(json.dumps({"group": group}).encode())
             self._answer()
 
+    def take_over(self, descriptors: list[int]) -> None:
+        """Keep these open in this process's place, until ``close``; they are closed here and taken from the list."""
+        while descriptors:
+            some = descriptors[:_MAX_DESCRIPTORS]
+            with contextlib.suppress(OSError):
+                socket.send_fds(self._socket, [json.dumps({}).encode()], some)
+                self._answer()
+            kernel.close_all(some)
+            del descriptors[:_MAX_DESCRIPTORS]
+
     def _answer(self) -> None:
         code = int(self._socket.recv(_MAX_MESSAGE) or b"32")  # EPIPE: the child is gone
         if code:
             raise OSError(code, os.strerror(code))
 
     def close(self) -> None:
-        """Detach everything; returns when it is gone. Safe to call twice."""
+        """Detach everything; returns when the probes are gone. Safe to call twice.
+
+        What was taken over goes after that, in the background: it may be many tracepoints, for each of which the kernel
+        waits some 50 ms.
+        """
+        if self._socket.fileno() >= 0:
+            with contextlib.suppress(OSError):
+                self._socket.send(json.dumps({"group": 0}).encode())
+                self._answer()
         self._socket.close()
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._child, 0)
 
 
 def _serve(requests: socket.socket) -> None:
@@ -93,22 +111,27 @@ def _serve(requests: socket.socket) -> None:
         leave_the_terminal(_NAME)
         held: dict[int, list[int]] = defaultdict(list)
         while True:
-            message, descriptors, _flags, _address = socket.recv_fds(requests, _MAX_MESSAGE, 1)
+            message, descriptors, _flags, _address = socket.recv_fds(requests, _MAX_MESSAGE, _MAX_DESCRIPTORS)
             if not message:
                 break
             requests.send(str(_act(json.loads(message), descriptors, held)).encode())
-        for descriptors in held.values():
-            kernel.close_all(descriptors)
+        for group in sorted(held, reverse=True):  # what was taken over comes last
+            kernel.close_all(held[group])
     finally:
         os._exit(0)
 
 
 def _act(request: dict[str, object], descriptors: list[int], held: dict[int, list[int]]) -> int:
     """Do what is asked; returns 0 or an error number."""
-    group = held[int(str(request["group"]))]
-    if not descriptors:
-        kernel.close_all(group)
+    if not request:
+        held[_TAKEN_OVER] += descriptors
         return 0
+    number = int(str(request["group"]))
+    if not descriptors:
+        for each in [number] if number else held.keys() - {_TAKEN_OVER}:
+            kernel.close_all(held[each])
+        return 0
+    group = held[number]
     try:
         group.append(_attach(descriptors[0], request))
     except OSError as error:

@@ -18,10 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # bpf(2) commands (include/uapi/linux/bpf.h).
+BPF_MAP_CREATE = 0
 BPF_MAP_LOOKUP_ELEM = 1
 BPF_MAP_UPDATE_ELEM = 2
 BPF_MAP_DELETE_ELEM = 3
 BPF_PROG_LOAD = 5
+BPF_OBJ_GET_INFO_BY_FD = 15
 BPF_RAW_TRACEPOINT_OPEN = 17
 BPF_MAP_LOOKUP_BATCH = 24
 BPF_MAP_LOOKUP_AND_DELETE_BATCH = 25
@@ -34,6 +36,8 @@ BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 
 BPF_TRACE_UPROBE_MULTI = 48
 BPF_TRACE_UPROBE_SESSION = 57
+
+_LONGEST_NAME = 15  # BPF_OBJ_NAME_LEN with its end
 
 _EXIT = struct.pack("<BBhi", 0x95, 0, 0, 0)
 # call bpf_get_current_task_btf; r1 = r0; call bpf_task_pt_regs; r0 = 0; exit
@@ -88,12 +92,48 @@ def load_program(answer: int, attach_type: int = 0, kind: int = BPF_PROG_TYPE_KP
     return load_instructions(instructions, attach_type, kind)
 
 
-def load_instructions(instructions: bytes, attach_type: int = 0, kind: int = BPF_PROG_TYPE_KPROBE) -> int:
-    """Load a program given as instructions; returns its file descriptor. Raises OSError."""
+def load_instructions(
+    instructions: bytes,
+    attach_type: int = 0,
+    kind: int = BPF_PROG_TYPE_KPROBE,
+    name: str = "",
+    log: ctypes.Array[ctypes.c_char] | None = None,
+) -> int:
+    """Load a program given as instructions; returns its file descriptor. Raises OSError.
+
+    With ``log``, the verifier writes its reasons there, which takes its time.
+    """
     code = ctypes.create_string_buffer(instructions, len(instructions))
     licence = ctypes.create_string_buffer(b"GPL")
-    attributes = struct.pack("<IIQQ", kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence))
-    return bpf(BPF_PROG_LOAD, attributes.ljust(68, b"\0") + struct.pack("<I", attach_type))
+    where = (1, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
+    attributes = struct.pack(
+        "<IIQQIIQII16sII",
+        kind,
+        len(instructions) // 8,
+        ctypes.addressof(code),
+        ctypes.addressof(licence),
+        *where,
+        0,
+        0,
+        name.encode()[:_LONGEST_NAME],
+        0,
+        attach_type,
+    )
+    return bpf(BPF_PROG_LOAD, attributes)
+
+
+def create_map(kind: int, key_size: int, value_size: int, entries: int, flags: int, name: str = "") -> int:
+    """Make a map; returns its file descriptor. Raises OSError."""
+    shape = struct.pack("<5I", kind, key_size, value_size, entries, flags)
+    return bpf(BPF_MAP_CREATE, shape + bytes(8) + name.encode()[:_LONGEST_NAME].ljust(16, b"\0"))
+
+
+def map_shape(fd: int) -> tuple[int, int, int, int, int]:
+    """Type, key size, value size, entries and flags of a map (struct bpf_map_info). Raises OSError."""
+    info = ctypes.create_string_buffer(88)
+    bpf(BPF_OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), ctypes.addressof(info)))
+    kind, _, key_size, value_size, entries, flags = struct.unpack_from("<6I", info.raw)
+    return kind, key_size, value_size, entries, flags
 
 
 def has_uprobe_sessions() -> bool:

@@ -73,8 +73,8 @@ class MallocProbes:
         self.failed: list[str] = []
         self.stepped_allocations = self.stepped_frees = False
         # What goes on by tail calls has the type of where it comes from.
-        self._session = kernel.BPF_TRACE_UPROBE_SESSION if self._by_link else -1
-        self._plain = kernel.BPF_TRACE_UPROBE_MULTI if self._by_link else -1
+        self._session = kernel.BPF_TRACE_UPROBE_SESSION if self._by_link else 0
+        self._plain = kernel.BPF_TRACE_UPROBE_MULTI if self._by_link else 0
         program.set_tail_call("call_programs", program.load("call_enters", "KPROBE", self._session))
         program.set_tail_call("unwind_uprobe_programs", program.load("unwind_uprobe", "KPROBE", self._session))
         self._plain_is_ready = not self._by_link

@@ -1,53 +1,32 @@
-"""The BPF programs and maps of one session: compiled by bcc against the stub headers, loaded, read and closed."""
+"""The BPF programs and maps of one session: made, loaded, read and closed."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import resource
-import tempfile
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tracer.bpf_source import bpf_directory
 from tracer.errors import KernelError
 from tracer.probes import kernel, layout
-from tracer.probes.bcc_import import import_bcc
+from tracer.probes.bytecode import first_reason, load_bytecode
 from tracer.probes.maps import KernelMap, memory_of, memory_when_full, possible_cpus
+from tracer.probes.ringbuf import RingBuffer
 from tracer.unwind.access import UnwindSizes
 
-# bcc rewrites map accesses in the main text only, so the files are joined, not included.
-_SOURCES = (
-    "memtrace.h",
-    "unwind.h",
-    "common.bpf.c",
-    "unwind.bpf.c",
-    "stack.bpf.c",
-    "pending.bpf.c",
-    "sample.bpf.c",
-    "alloc.bpf.c",
-    "vma.bpf.c",
-    "rss.bpf.c",
-    "process.bpf.c",
-)
-
-_MAPS: dict[str, tuple[int, int]] = {
-    "settings": (4, layout.SETTINGS.size),
-    "control": (4, layout.CONTROL.size),
-    "unwind_processes": (4, 16),
-    "stacks": (8, layout.STACK_SIZE),
-    "live": (layout.LIVE_KEY.size, layout.LIVE_VALUE.size),
-    "totals": (layout.TOTALS_KEY.size, layout.TOTALS_VALUE.size),
-    "rss_last": (4, layout.RSS_LAST.size),
-    "rss_sums": (layout.RSS_KEY.size, layout.RSS_VALUE.size),
-    "fault_runs": (4, layout.FAULT_RUN.size),
+_LOG_SIZE = 1 << 20
+_PER_CPU = {5, 6, 10}  # BPF_MAP_TYPE_PERCPU_HASH, _PERCPU_ARRAY, _LRU_PERCPU_HASH
+_KINDS = {
+    "KPROBE": kernel.BPF_PROG_TYPE_KPROBE,
+    "TRACEPOINT": kernel.BPF_PROG_TYPE_TRACEPOINT,
+    "RAW_TRACEPOINT": kernel.BPF_PROG_TYPE_RAW_TRACEPOINT,
 }
-# Those that are not read here: by the kernel side alone, by bcc, or mapped into memory.
-_OTHER_MAPS = ("counters", "live_filter", "threads", "events", "unwind_rows", "unwind_pages", "unwind_mappings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,62 +48,64 @@ class Program:
     """
 
     def __init__(self, target_tgid: int, limits: Limits, unwind: UnwindSizes) -> None:
-        """Compile for one process; ``unwind`` sizes its unwind tables.
+        """Make the maps for one process; ``unwind`` sizes its unwind tables.
 
         Raises MissingDependencyError (no bcc) or KernelError (it refuses, and why).
         """
-        self._bcc: Any = import_bcc()
         self.has_sessions = kernel.has_uprobe_sessions()
         self.has_call_events = kernel.has_task_registers() and kernel.has_system_call_events()
         self.loaded: dict[str, int] = {}
-        directory = bpf_directory()
-        header = (directory / "memtrace.h").read_text(encoding="utf-8")
+        header = (bpf_directory() / "memtrace.h").read_text(encoding="utf-8")
         self.counter_names = layout.parse_counters(header)
         _raise_locked_memory_limit()
-        self._bpf: Any = self._compile(directory, target_tgid, limits, unwind)
         self._cpus = possible_cpus()
-        self._maps = {name: KernelMap(self._bpf[name].map_fd, *sizes) for name, sizes in _MAPS.items()}
-        self._maps["counters"] = KernelMap(self._bpf["counters"].map_fd, 4, 8 * self._cpus)
+        self._bytecode = load_bytecode(
+            [
+                f"-DFILTER_BITS={limits.filter_bits}",
+                *(["-DSESSIONS"] if self.has_sessions else []),
+                *(["-DCALL_EVENTS"] if self.has_call_events else []),
+            ]
+        )
+        self._fds: dict[str, int] = {}
+        self._events: RingBuffer | None = None
+        self._event_bytes = limits.event_pages * mmap.PAGESIZE
+        try:
+            self._make_maps(_entries(limits, unwind, self._event_bytes))
+        except OSError as error:
+            self.close()
+            raise KernelError(
+                f"the kernel refused memtrace's BPF maps: {error.strerror}",
+                "it needs kernel 5.10 or newer with CONFIG_BPF_SYSCALL, and CAP_SYS_ADMIN in the initial namespace",
+            ) from error
+        self._maps = {name: self._kernel_map(name) for name in self._fds}
+        self.map("target").put(bytes(4), target_tgid.to_bytes(4, "little"))
 
-    def _compile(self, directory: Path, target_tgid: int, limits: Limits, unwind: UnwindSizes) -> Any:
-        os.environ["BCC_KERNEL_SOURCE"] = str(directory / "stub")
-        flags = [
-            f"-DTARGET_TGID={target_tgid}",
-            f"-DMAX_LIVE={limits.live}",
-            f"-DMAX_STACKS={limits.stacks}",
-            f"-DMAX_THREADS={limits.threads}",
-            f"-DMAX_RSS_KEYS={limits.rss_keys}",
-            f"-DEVENT_PAGES={limits.event_pages}",
-            f"-DMAX_CPUS={_possible_cpus()}",
-            f"-DFILTER_BITS={limits.filter_bits}",
-            *(["-DSESSIONS"] if self.has_sessions else []),
-            *(["-DCALL_EVENTS"] if self.has_call_events else []),
-            *unwind.flags(),
-        ]
-        with captured_stderr() as messages:
-            try:
-                return self._bcc.BPF(text=_joined_source(directory), cflags=flags)
-            except Exception as error:  # bcc raises bare Exception
-                raise KernelError(
-                    f"the kernel or bcc refused memtrace's BPF maps or programs: {_first_reason(messages(), error)}",
-                    "it needs kernel 5.10 or newer with CONFIG_BPF_SYSCALL, and CAP_SYS_ADMIN in the initial namespace",
-                ) from error
+    def _make_maps(self, entries: Mapping[str, int]) -> None:
+        for name, shape in self._bytecode.maps.items():
+            count = entries.get(name, shape.entries)
+            self._fds[name] = kernel.create_map(
+                shape.kind, shape.key_size, shape.value_size, count, shape.flags, name=name
+            )
 
-    def load(self, function: str, kind: str, attach_type: int = -1) -> int:
-        """Load one program; ``kind`` is ``KPROBE``, ``TRACEPOINT`` or ``RAW_TRACEPOINT``.
+    def _kernel_map(self, name: str) -> KernelMap:
+        shape = self._bytecode.maps[name]
+        copies = self._cpus if shape.kind in _PER_CPU else 1
+        return KernelMap(self._fds[name], shape.key_size, shape.value_size * copies)
+
+    def load(self, function: str, kind: str, attach_type: int = 0) -> int:
+        """Load one program, once; ``kind`` is ``KPROBE``, ``TRACEPOINT`` or ``RAW_TRACEPOINT``.
 
         Returns its file descriptor. Raises KernelError with the verifier's reason.
         """
-        bpf = self._bcc.BPF
-        with captured_stderr() as messages:
+        if function not in self.loaded:
+            instructions = self._bytecode.linked(function, self._fds)
             try:
-                loaded = self._bpf.load_func(function, getattr(bpf, kind), attach_type=attach_type)
-            except Exception as error:
-                raise KernelError(
-                    f"the kernel refused the BPF program {function}: {_first_reason(messages(), error)}"
-                ) from error
-        self.loaded[function] = int(loaded.fd)
-        return int(loaded.fd)
+                fd = kernel.load_instructions(instructions, attach_type, _KINDS[kind], function)
+            except OSError as error:
+                reason = _verifiers_reason(instructions, attach_type, _KINDS[kind], error)
+                raise KernelError(f"the kernel refused the BPF program {function}: {reason}") from error
+            self.loaded[function] = fd
+        return self.loaded[function]
 
     def set_tail_call(self, array: str, program_fd: int) -> None:
         """Put a program into slot 0 of a program array."""
@@ -132,7 +113,7 @@ class Program:
 
     def map_fd(self, name: str) -> int:
         """The file descriptor of a map, by its name in the C source."""
-        return int(self._bpf[name].map_fd)
+        return self._fds[name]
 
     def map(self, name: str) -> KernelMap:
         """Return a map by its name in the C source."""
@@ -141,19 +122,20 @@ class Program:
     def on_event(self, handle: Callable[[layout.Event], None]) -> None:
         """Call ``handle`` for each VMA event, from within ``poll``."""
 
-        def receive(_context: object, data: int, size: int) -> int:
-            handle(layout.Event._make(layout.EVENT.unpack_from(ctypes.string_at(data, size))))
-            return 0
+        def receive(record: bytes) -> None:
+            handle(layout.Event._make(layout.EVENT.unpack_from(record)))
 
-        self._bpf["events"].open_ring_buffer(receive)
+        self._events = RingBuffer(self.map_fd("events"), self._event_bytes, receive)
 
     def poll(self, timeout_ms: int) -> None:
         """Wait for events up to the timeout and hand them on."""
-        self._bpf.ring_buffer_poll(timeout_ms)
+        if self._events is not None:
+            self._events.poll(timeout_ms)
 
     def consume(self) -> None:
         """Hand on what lies in the ring buffer, without waiting for more."""
-        self._bpf.ring_buffer_consume()
+        if self._events is not None:
+            self._events.consume()
 
     def control(self) -> layout.Control:
         """Return the control block."""
@@ -179,24 +161,45 @@ class Program:
     @property
     def map_memory(self) -> int:
         """Bytes of kernel memory in all maps."""
-        return sum(memory_of(self.map_fd(name)) for name in (*_MAPS, *_OTHER_MAPS))
+        return sum(memory_of(fd) for fd in self._fds.values())
 
     @property
     def map_memory_limit(self) -> int:
         """Bytes of kernel memory in all maps when all are full."""
-        return sum(memory_when_full(self.map_fd(name)) for name in (*_MAPS, *_OTHER_MAPS))
+        return sum(memory_when_full(fd) for fd in self._fds.values())
 
     def close(self) -> None:
         """Unload everything. Safe to call twice."""
-        self._bpf.cleanup()
+        if self._events is not None:
+            self._events.close()
+        for held in (self.loaded, self._fds):
+            while held:
+                os.close(held.popitem()[1])
 
 
-def _joined_source(directory: Path) -> str:
-    parts = ["#include <linux/types.h>\n#include <asm/page.h>\n"]
-    for name in _SOURCES:
-        parts.append(f'#line 1 "{name}"\n')
-        parts.append((directory / name).read_text(encoding="utf-8"))
-    return "".join(parts)
+def _entries(limits: Limits, unwind: UnwindSizes, event_bytes: int) -> dict[str, int]:
+    """How many entries each map gets whose size is not in the source."""
+    return {
+        "live": limits.live,
+        "totals": limits.stacks,
+        "stacks": limits.stacks,
+        "threads": limits.threads,
+        "rss_sums": limits.rss_keys,
+        "fault_runs": _possible_cpus(),
+        "events": event_bytes,
+        "unwind_rows": unwind.rows,
+        "unwind_pages": unwind.pages,
+        "unwind_mappings": unwind.mappings,
+        "unwind_processes": unwind.processes,
+    }
+
+
+def _verifiers_reason(instructions: bytes, attach_type: int, kind: int, error: OSError) -> str:
+    """Why a program that was refused is refused."""
+    log = ctypes.create_string_buffer(_LOG_SIZE)
+    with contextlib.suppress(OSError):
+        os.close(kernel.load_instructions(instructions, attach_type, kind, log=log))
+    return first_reason(log.value.decode("utf-8", "replace"), OSError(error.strerror))
 
 
 def _possible_cpus() -> int:
@@ -209,31 +212,3 @@ def _raise_locked_memory_limit() -> None:
     # Kernels before 5.11 charge BPF maps to RLIMIT_MEMLOCK; newer ones ignore it.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-
-@contextlib.contextmanager
-def captured_stderr() -> Iterator[Callable[[], str]]:
-    """Bcc's libraries write their reasons straight to file descriptor 2: keep them for one clear line."""
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
-
-        def messages() -> str:
-            sink.seek(0)
-            return sink.read().decode("utf-8", "replace")
-
-        try:
-            yield messages
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
-def _first_reason(messages: str, error: Exception) -> str:
-    """The line that says why: a compiler error, or the verifier's last word before its statistics."""
-    lines = [line.strip() for line in messages.splitlines() if line.strip()]
-    for line in lines:
-        if "error:" in line or "not permitted" in line.lower():
-            return line
-    told = [line for line in lines if not line.startswith(("processed ", "bpf: Failed"))]
-    return told[-1] if told else str(error)

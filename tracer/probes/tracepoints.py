@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from threading import Thread
 
 from tracer.errors import KernelError
 from tracer.model.report import RssSource
@@ -44,11 +43,8 @@ class Tracepoints:
     rss_source: RssSource = "none"
 
     def close(self) -> None:
-        """Detach; of the slow ones, the rest of the program need not wait for the end. Safe to call twice."""
-        if self.slow:
-            # No daemon: the process ends when it has.
-            Thread(target=kernel.close_all, args=(self.slow,), name="detaching").start()
-            self.slow = []
+        """Detach. Safe to call twice."""
+        kernel.close_all(self.slow)
         kernel.close_all(self.descriptors)
 
 

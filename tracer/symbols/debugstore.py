@@ -16,12 +16,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tracer.cachedir import is_ours, open_cache_directory
+from tracer.cachedir import default_directory, is_ours, open_cache_directory
 from tracer.symbols.elf import ElfImage
 from tracer.symbols.elftypes import ElfError
 
-DEFAULT_DIRECTORY = Path("/var/cache/memtrace")
-VARIABLE = "MEMTRACE_CACHE_DIR"
 SUFFIX = ".debug"
 DEFAULT_LIMIT = 2 << 30
 STALE_SECONDS = 3600.0
@@ -40,7 +38,7 @@ class DebugStore:
         """In the directory that ``named`` says, else beside the unwind tables."""
         if named:
             return cls(Path(named) / "memtrace")
-        return cls(Path(os.environ.get(VARIABLE) or DEFAULT_DIRECTORY) / "debuginfod")
+        return cls(default_directory() / "debuginfod")
 
     def load(self, build_id: str) -> ElfImage | None:
         """The kept debug file of this build ID (hexadecimal), None where there is none that can be trusted."""
