@@ -22,6 +22,7 @@ from tracer.probes import kernel
 _NAME = b"mt-probes"
 _MAX_MESSAGE = 1 << 16
 _MAX_DESCRIPTORS = 64
+_MOST_INHERITED = 1024
 _TAKEN_OVER = 0  # the group of what is not to be waited for
 
 
@@ -109,6 +110,10 @@ def _serve(requests: socket.socket) -> None:
     """The child: attach and release until the socket is closed. Never returns."""
     try:
         leave_the_terminal(_NAME)
+        # It may outlive memtrace by a moment: until then it must keep no file of memtrace's open, and no directory busy.
+        os.chdir("/")
+        os.closerange(3, requests.fileno())
+        os.closerange(requests.fileno() + 1, _MOST_INHERITED)
         held: dict[int, list[int]] = defaultdict(list)
         while True:
             message, descriptors, _flags, _address = socket.recv_fds(requests, _MAX_MESSAGE, _MAX_DESCRIPTORS)

@@ -37,6 +37,7 @@ BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 BPF_TRACE_UPROBE_MULTI = 48
 BPF_TRACE_UPROBE_SESSION = 57
 
+_LOAD_ATTEMPTS = 5
 _LONGEST_NAME = 15  # BPF_OBJ_NAME_LEN with its end
 
 _EXIT = struct.pack("<BBhi", 0x95, 0, 0, 0)
@@ -119,6 +120,10 @@ def load_instructions(
         0,
         attach_type,
     )
+    for _ in range(_LOAD_ATTEMPTS):
+        # The verifier gives up where a signal is pending (kernel/bpf/verifier.c); the signal's handler has run by then.
+        with contextlib.suppress(BlockingIOError):
+            return bpf(BPF_PROG_LOAD, attributes)
     return bpf(BPF_PROG_LOAD, attributes)
 
 
