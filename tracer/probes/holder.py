@@ -110,7 +110,7 @@ def _serve(requests: socket.socket) -> None:
     """The child: attach and release until the socket is closed. Never returns."""
     try:
         leave_the_terminal(_NAME)
-        # It may outlive memtrace by a moment: until then it must keep no file of memtrace's open, and no directory busy.
+        # It may outlive memtrace by a moment: it must keep none of its files open, and no directory busy.
         os.chdir("/")
         os.closerange(3, requests.fileno())
         os.closerange(requests.fileno() + 1, _MOST_INHERITED)
