@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import signal
+# The built-in part of `signal`: the module itself runs for a millisecond, in which a Ctrl-C would give a traceback.
+import _signal  # type: ignore[import-not-found]
 
 # Until tracing has begun there is nothing to report, and a traceback out of half an import helps nobody.
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 from tracer.cli.main import main
 
