@@ -78,6 +78,15 @@ def test_a_stack_that_cannot_be_the_blocks_own(stack: tuple[int, int]) -> None:
     assert parse_thread_block(block(at(10), 7, stack), at(9)) == ThreadBlock(at(10) - 2304, 7)
 
 
+@pytest.mark.parametrize("tid", [1, 77, 3571, 7456, 4 << 20])
+def test_a_small_tid_and_the_list_of_robust_locks_are_no_stack(tid: int) -> None:
+    """The tid and, behind it, the address of the list: as a start and a size they would end a little above the block."""
+    page = bytearray(block(at(10), tid, (at(2), at(10)), PAGE))
+    pack_into("<Q", page, PAGE - 2304 + 728, at(10) - 2304 + 736)
+    pack_into("<Q", page, PAGE - 2304 + 736, at(10) - 2304 + 736)
+    assert parse_thread_block(bytes(page), at(9)) == ThreadBlock(at(10) - 2304, tid, (at(2), at(10)), PAGE)
+
+
 @given(st.binary(min_size=0, max_size=PAGE), st.integers(0, 1 << 40))
 def test_any_bytes_can_be_looked_at(page: bytes, frame: int) -> None:
     parse_thread_block(page, frame * PAGE)

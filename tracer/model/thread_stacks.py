@@ -26,6 +26,8 @@ _MAX_PLAIN = 16 << 20
 # So far above a stack pointer its thread's block is looked for: most threads that wait do so near the top.
 _MAX_DEPTH = 256 << 10
 _MIN_STACK = 16 << 10  # PTHREAD_STACK_MIN
+# Below it nothing is mapped (vm.mmap_min_addr): a small number, as a tid is, begins no stack.
+_LOWEST_STACK = 64 << 10
 # x86-64, struct pthread (2.3 kB): begins with its own address and, 16 bytes on, again; then a list, and the tid.
 _HEADER, _SELF_AGAIN, _TID = 704, 16, 720
 _BLOCK_SIZE = 2304
@@ -200,7 +202,7 @@ def _block_at(page: bytes, base: int, offset: int) -> ThreadBlock:
     # stackblock, stackblock_size and guardsize follow one another; where, depends on glibc's version.
     for start, size, guard in zip(words, words[1:], words[2:], strict=False):
         end = start + size
-        if size >= _MIN_STACK and 0 < start < address < end <= address + 2 * _PAGE:
+        if size >= _MIN_STACK and _LOWEST_STACK <= start < address < end <= address + 2 * _PAGE:
             guard_size = guard if guard % _PAGE == 0 and guard < size else 0
             return ThreadBlock(address, max(0, tid), (start & -_PAGE, (end + _PAGE - 1) & -_PAGE), guard_size)
     return ThreadBlock(address, max(0, tid))
