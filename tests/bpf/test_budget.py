@@ -53,12 +53,19 @@ def test_the_books_close_with_gaps(hot_leak: Json) -> None:
 
 
 def test_what_is_freed_while_the_probes_are_off_is_no_leak(targets_dir: Path) -> None:
-    """The loop alone, 256 blocks at a time, of which every window sees some: none may be left as held."""
+    """The loop alone, of which every window sees some thousand blocks: none but the 256 that a thread has are held.
+
+    Where a thread was off its CPU as a window closed, the blocks that it then had are left, at addresses where malloc
+    has blocks in use: no more than the loop has at any moment, and no leak.
+    """
     report = traced(command("hot_leak", targets_dir, 2, 0))
     assert report["overhead"]["steps"]
     held = [stack for stack in report["stacks"] if stack["kind"] == "malloc"]
-    assert sum(stack["bytes"] for stack in held) == 0
+    assert sum(stack["bytes"] for stack in held) <= 2 * 256 * (64 + 511)
+    assert sum(stack["count"] for stack in held) <= 2 * 256
+    assert report["overhead"]["probe_hits"] > 100 * 2 * 256
     assert sum(stack["unverified_bytes"] for stack in held) <= max(report["rss"]["growth"], 0)
+    assert report["verdict"]["kind"] != "leak"
 
 
 def test_a_quiet_process_keeps_its_probes(targets_dir: Path) -> None:
