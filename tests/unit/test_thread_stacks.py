@@ -80,7 +80,7 @@ def test_a_stack_that_cannot_be_the_blocks_own(stack: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("tid", [1, 77, 3571, 7456, 4 << 20])
 def test_a_small_tid_and_the_list_of_robust_locks_are_no_stack(tid: int) -> None:
-    """The tid and, behind it, the address of the list: as a start and a size they would end a little above the block."""
+    """The tid and, behind it, the address of the list: as a start and a size, they end a little above the block."""
     page = bytearray(block(at(10), tid, (at(2), at(10)), PAGE))
     pack_into("<Q", page, PAGE - 2304 + 728, at(10) - 2304 + 736)
     pack_into("<Q", page, PAGE - 2304 + 736, at(10) - 2304 + 736)
