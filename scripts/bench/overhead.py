@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from scripts.bench.tools import MEMTRACE, TOOLS, RunningMemtrace, environment, is_installed, python, traced
+from scripts.bench.tools import MEMTRACE, TOOLS, RunningMemtrace, environment, is_installed, launched, python, traced
 from tests.bpf.harness import HarnessError, Json, Target, wait_for
 from tests.targets.build import command
 from tracer.procfs.status import cpu_seconds
@@ -42,7 +42,7 @@ class Workload:
     argv: tuple[str, ...]
     planted: tuple[str, ...]
     unit: str = "pair"
-    tools: tuple[str, ...] = TOOLS
+    tools: tuple[str, ...] = (*MEMTRACE, "untraced", "floor", "memleak", "heaptrack")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,11 @@ def workloads(directory: Path, quick: bool) -> list[Workload]:
             (*MEMTRACE, "untraced", "floor"),
         ),
         Workload(
-            "Python records", (*python(), str(HERE / "python_load.py")), ("PyByteArray_Resize", "__memset"), "record"
+            "Python records",
+            (*python(), str(HERE / "python_load.py")),
+            ("PyByteArray_Resize", "__memset"),
+            "record",
+            (*MEMTRACE, "untraced", "floor", "memleak", "memray"),
         ),
     ]
     more = [
@@ -109,7 +113,8 @@ def running(workload: Workload, tool: str, directory: Path) -> Iterator[Counting
         with redis() as counting:
             yield counting
         return
-    with Target(workload.argv, {"LD_LIBRARY_PATH": str(own_libc(directory)), **environment(tool)}) as target:
+    argv = launched(tool, workload.argv, directory)
+    with Target(argv, {"LD_LIBRARY_PATH": str(own_libc(directory)), **environment(tool)}) as target:
         yield Counting(lambda: float(target.command("c")["pairs"]), target.pid)
 
 
@@ -232,8 +237,7 @@ def main() -> None:
         for number in range(rounds):
             for workload in chosen:
                 for tool in options.tools.split(","):
-                    pairs_only = tool == "heaptrack" and "pairs" not in workload.name
-                    if tool not in workload.tools or not is_installed(tool) or pairs_only:
+                    if tool not in workload.tools or not is_installed(tool):
                         continue
                     try:
                         results.append(measure(workload, tool, number, seconds, directory))

@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.bpf.harness import Json, Memtrace
@@ -23,7 +24,7 @@ MEMTRACE = {
     "sampled": ("--sample-bytes", "16384", "--max-overhead", "none"),
     "budget": ("--sample-bytes", "16384", "--max-overhead", "5"),
 }
-TOOLS = ("untraced", *MEMTRACE, "floor", "memleak", "heaptrack")
+TOOLS = ("untraced", *MEMTRACE, "floor", "memleak", "heaptrack", "memray")
 
 
 class Tool:
@@ -117,6 +118,8 @@ def traced(tool: str, pid: int, directory: Path, library: str) -> Iterator[Tool]
 
 def is_installed(tool: str) -> bool:
     """Whether a tool can be compared here."""
+    if tool == "memray":
+        return find_spec(tool) is not None
     needed = {"memleak": "memleak-bpfcc", "heaptrack": "heaptrack"}
     return tool not in needed or shutil.which(needed[tool]) is not None
 
@@ -125,6 +128,13 @@ def environment(tool: str) -> dict[str, str]:
     """What a tool that is loaded into the program needs in its environment; heaptrack's trace is thrown away."""
     libraries = sorted(Path("/usr/lib").rglob("libheaptrack_preload.so")) if tool == "heaptrack" else []
     return {"LD_PRELOAD": str(libraries[0]), "DUMP_HEAPTRACK_OUTPUT": "/dev/null"} if libraries else {}
+
+
+def launched(tool: str, argv: Sequence[str], directory: Path) -> list[str]:
+    """The command that runs a workload: memray starts the Python program itself, and writes a capture."""
+    if tool != "memray":
+        return list(argv)
+    return [sys.executable, "-m", "memray", "run", "-q", "-f", "-o", str(directory / "memray.bin"), *argv[1:]]
 
 
 def python() -> list[str]:
