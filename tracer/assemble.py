@@ -155,10 +155,9 @@ def _after_gaps(evidence: Evidence, book: StackBook) -> tuple[Survivors | None, 
         return None, {}
     late = {stack: totals.late_frees for stack, totals in evidence.totals.items()}
     verified = evidence.verified if evidence.verified is not None else Blocks([], [], [], [])
-    survivors = estimate_survivors(evidence.unverified, verified, late, evidence.windows, evidence.end.time_ns)
-    known = {
-        stack: Allocating(book.raw(stack).ips, _comes_and_goes(totals)) for stack, totals in evidence.totals.items()
-    }
+    passing = {stack for stack, totals in evidence.totals.items() if _comes_and_goes(totals)}
+    survivors = estimate_survivors(evidence.unverified, verified, late, evidence.windows, evidence.end.time_ns, passing)
+    known = {stack: Allocating(book.raw(stack).ips, stack in passing) for stack in evidence.totals}
     faulting = {stack for (_, stack), amount in evidence.tracker.faulted.items() if amount > 0}
     return survivors, match_faults({stack: book.raw(stack).ips for stack in faulting}, known, book.function_at)
 

@@ -12,6 +12,7 @@ from tracer.model.sampling import CERTAIN
 from tracer.model.survival import (
     Window,
     estimate_survivors,
+    lasting_share,
     lived_through_gap,
     probed_share,
     share_left,
@@ -140,3 +141,40 @@ def test_verified_blocks_stand_for_the_unseen_ones_only() -> None:
     survivors = estimate_survivors(Blocks([], [], [], []), verified, {1: 99}, WINDOWS, NOW)
     assert survivors.within(0, 100) == {1: pytest.approx(20 * 49)}
     assert survivors.within(17, 100) == {}
+
+
+def verified_in(counts: list[int]) -> Blocks:
+    """So many live blocks of 100 bytes out of each window."""
+    births = [k * SECOND + 1 for k, count in enumerate(counts) for _ in range(count)]
+    return Blocks([16 * i for i in range(len(births))], [100] * len(births), [7] * len(births), births)
+
+
+def stood_for(blocks: Blocks, late: int, passing: tuple[int, ...] = ()) -> float:
+    survivors = estimate_survivors(Blocks([], [], [], []), blocks, {7: late}, WINDOWS, NOW, passing)
+    return survivors.within(0, 1 << 40).get(7, 0.0)
+
+
+def test_blocks_of_the_last_windows_alone_do_not_stand_for_the_gaps() -> None:
+    """A busy loop's blocks are found live when the last window ends: their addresses are in use, now and always."""
+    assert stood_for(verified_in([0] * 19 + [80]), late=1500) == 0.0
+    steady = verified_in([4] * 20)
+    assert stood_for(steady, late=0) == pytest.approx(19 * 4 * 49 * 100)
+    # Beside a leak of the same stack they add nothing, and take nothing away.
+    mixed = stood_for(verified_in([4] * 19 + [84]), late=1500)
+    assert mixed == pytest.approx(stood_for(steady, late=0), rel=0.1)
+
+
+def test_blocks_of_one_window_alone_do_not_stand_for_gaps_though_nobody_freed_one() -> None:
+    assert stood_for(verified_in([0] * 19 + [27]), late=0) == 0.0
+    assert stood_for(verified_in([0] * 18 + [27, 27]), late=0, passing=(7,)) == 0.0
+    assert stood_for(verified_in([0] * 18 + [27, 27]), late=0) > 0.0
+
+
+def test_a_leak_that_began_late_stands_for_its_gaps() -> None:
+    assert stood_for(verified_in([0] * 15 + [4] * 5), late=0) == pytest.approx(5 * 4 * 49 * 100)
+
+
+def test_a_share_that_lasts() -> None:
+    assert lasting_share(verified_in([1] * 20), [], NOW) == {}
+    assert lasting_share(verified_in([1] * 20), WINDOWS, NOW) == {7: pytest.approx(1.0)}
+    assert lasting_share(verified_in([1] * 10 + [3] * 10), WINDOWS, NOW) == {7: pytest.approx(0.5)}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tracer.model.blocks import Blocks
@@ -89,12 +89,16 @@ def share_left(blocks: int, late_frees: float, probed: float) -> float:
     return max(0.0, 1 - max(0.0, deaths - late_frees) / blocks)
 
 
+def _index_of(birth: int, windows: Sequence[Window]) -> int:
+    return bisect_right([window.start for window in windows], birth) - 1
+
+
 def stands_for_time(birth: int, windows: Sequence[Window], now: int) -> float:
     """How much time each second of the window of this birth stands for: the gap before it is like it, by supposition.
 
     Of a thread that the probes slow down, a window sees less than its share of the time: this errs on the low side.
     """
-    index = bisect_right([window.start for window in windows], birth) - 1
+    index = _index_of(birth, windows)
     if index < 1:
         return 1.0
     window, before = windows[index], windows[index - 1]
@@ -122,23 +126,76 @@ class Survivors:
         return dict(found)
 
 
+def lasting_share(blocks: Blocks, windows: Sequence[Window], now: int) -> dict[int, float]:
+    """Of each stack's live ``blocks``, the share that seems to stay: as many as the older half of the windows has left.
+
+    A leak leaves as much in every window, however long ago. Of blocks that come and go, those of the last windows are
+    there, too, but they stand for nothing of the gaps before. A chunk that is in use does not say since when: the
+    address may have been freed and used again.
+    """
+    if not windows:
+        return {}
+    middle = (windows[0].start + now) // 2
+    older = sum(window.seconds(now) for window in windows if window.start < middle)
+    whole = sum(window.seconds(now) for window in windows)
+    early: dict[int, float] = defaultdict(float)
+    total: dict[int, float] = defaultdict(float)
+    for size, stack, birth, chance in zip(blocks.sizes, blocks.stacks, blocks.times, blocks.chances, strict=True):
+        amount = bytes_for(size, chance)
+        total[stack] += amount
+        early[stack] += amount if birth < middle else 0.0
+    return {stack: min(1.0, early[stack] / older * whole / amount) if older else 1.0 for stack, amount in total.items()}
+
+
+def _unseen_shares(
+    verified: Blocks,
+    unverified: Blocks,
+    left: Callable[[int, int], float],
+    passing: Collection[int],
+    windows: Sequence[Window],
+    now: int,
+) -> dict[int, float]:
+    """Of what each stack's ``verified`` blocks would stand for in the gaps, the share that they do stand for."""
+    there, others = Counter(verified.stacks), Counter(unverified.stacks)
+    births: dict[int, set[int]] = defaultdict(set)
+    for stack, birth in zip(verified.stacks, verified.times, strict=True):
+        births[stack].add(_index_of(birth, windows))
+    shares = lasting_share(verified, windows, now)
+    for stack, count in there.items():
+        # One window is one look: what it saw once may never have been before.
+        if stack not in passing and len(births[stack]) > 1:
+            shares[stack] = max(shares[stack], left(stack, count + others[stack]))
+    return shares
+
+
 def estimate_survivors(
-    unverified: Blocks, verified: Blocks, late_frees: Mapping[int, int], windows: Sequence[Window], now: int
+    unverified: Blocks,
+    verified: Blocks,
+    late_frees: Mapping[int, int],
+    windows: Sequence[Window],
+    now: int,
+    passing: Collection[int] = (),
 ) -> Survivors:
     """What is left of blocks that lived through a gap, and of those that were never seen, as they came in the gaps.
 
-    ``unverified`` may have been freed since; ``verified`` are known to be live, and stand only for the unseen ones.
-    ``late_frees`` are the frees of each stack's blocks in windows later than their own.
+    ``unverified`` may have been freed since; ``verified`` are known to be live, and stand only for the unseen ones, as
+    far as their stack seems to keep what it allocates.
+    ``late_frees`` are the frees of each stack's blocks in windows later than their own; the blocks of ``passing``
+    stacks mostly come and go.
     """
     # What was born in the first window could be seen freed in all the others.
     since = windows[0].end or now if windows else now
     probed = probed_share(windows[1:], since, now) if now > since else 0.0
-    born = Counter(unverified.stacks)
-    left = {stack: share_left(count, late_frees.get(stack, 0), probed) for stack, count in born.items()}
+
+    def left_of(stack: int, count: int) -> float:
+        return share_left(count, late_frees.get(stack, 0), probed)
+
+    left = {stack: left_of(stack, count) for stack, count in Counter(unverified.stacks).items()}
+    unseen = _unseen_shares(verified, unverified, left_of, passing, windows, now)
     places = []
-    for blocks, seen in ((unverified, 0.0), (verified, 1.0)):
+    for blocks, seen, share in ((unverified, 0.0, left), (verified, 1.0, unseen)):
         columns = (blocks.addresses, blocks.sizes, blocks.stacks, blocks.times, blocks.chances)
         for address, size, stack, birth, chance in zip(*columns, strict=True):
             stands_for = bytes_for(size, chance) * (stands_for_time(birth, windows, now) - seen)
-            places.append((address, stack, stands_for * (1.0 if seen else left[stack])))
+            places.append((address, stack, stands_for * share[stack]))
     return Survivors(places)
