@@ -17,7 +17,7 @@ from tests.targets.build import MissingCompiler
 
 pytestmark = [pytest.mark.bpf, pytest.mark.slow]
 
-KILLS = 8
+KILLS = 5
 
 
 @pytest.fixture(scope="module")
